@@ -1,0 +1,64 @@
+"""An LLM gateway inside your own ASGI app: every concern is one composable pure-ASGI middleware."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Loaded on first use: importing the package costs next to nothing, and no optional package is needed before its class.
+_PUBLIC = {
+    "ApiKey": "records",
+    "BudgetMiddleware": "middleware.budget",
+    "Exchange": "exchange",
+    "GatewayError": "errors",
+    "LLMMiddleware": "middleware.base",
+    "MemoryStore": "stores.memory",
+    "PriceTable": "prices",
+    "ProxyApp": "proxy.app",
+    "RateLimitMiddleware": "middleware.ratelimit",
+    "Settings": "settings",
+    "Tenant": "records",
+    "TenantMiddleware": "middleware.tenant",
+    "TraceLog": "tracelog",
+    "TracingMiddleware": "middleware.tracing",
+    "Usage": "records",
+    "create_app": "gateway",
+    "lifespan": "gateway",
+}
+
+__all__ = [*sorted(_PUBLIC), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    module = _PUBLIC.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from .errors import GatewayError as GatewayError
+    from .exchange import Exchange as Exchange
+    from .gateway import create_app as create_app
+    from .gateway import lifespan as lifespan
+    from .middleware.base import LLMMiddleware as LLMMiddleware
+    from .middleware.budget import BudgetMiddleware as BudgetMiddleware
+    from .middleware.ratelimit import RateLimitMiddleware as RateLimitMiddleware
+    from .middleware.tenant import TenantMiddleware as TenantMiddleware
+    from .middleware.tracing import TracingMiddleware as TracingMiddleware
+    from .prices import PriceTable as PriceTable
+    from .proxy.app import ProxyApp as ProxyApp
+    from .records import ApiKey as ApiKey
+    from .records import Tenant as Tenant
+    from .records import Usage as Usage
+    from .settings import Settings as Settings
+    from .stores.memory import MemoryStore as MemoryStore
+    from .tracelog import TraceLog as TraceLog

@@ -1,0 +1,1 @@
+"""One provider dialect, one file, no I/O."""

@@ -1,0 +1,185 @@
+"""What an adapter is: a provider's dialect as plain functions of bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+from ..errors import GatewayError, Header, UpstreamError, UpstreamTimeout
+from ..records import Usage
+from ..wire import Dialect, LLMRequest
+
+
+class Unsupported(GatewayError):
+    """A request field that the provider has no word for."""
+
+    status, type, code = 400, "invalid_request_error", "unsupported_parameter"
+
+
+class Endpoint:
+    """Where requests of one kind go: made once per provider and path.
+
+    Attributes:
+        method: The HTTP method.
+        url: Absolute, http or https.
+        headers: The headers that every request there has. They may hold a key: not for logs.
+    """
+
+    __slots__ = ("headers", "method", "prepared", "url")
+
+    def __init__(self, method: str, url: str, headers: Sequence[Header]) -> None:
+        self.method = method
+        self.url = url
+        self.headers = tuple(headers)
+        self.prepared: Any = None
+        """The HTTP client's own rendering of all this."""
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.method} {self.url})"
+
+
+class UpstreamRequest(NamedTuple):
+    """A request to send."""
+
+    endpoint: Endpoint
+    body: bytes
+
+
+class Script(NamedTuple):
+    """An answer that needs no server: pieces of the body, each after some seconds. ``cut`` ends it without an end."""
+
+    status: int
+    headers: Sequence[Header]
+    steps: Sequence[tuple[float, bytes]]
+    cut: bool = False
+
+
+class StreamDecoder(Protocol):
+    """One event stream: takes the provider's bytes cut anywhere, gives the client's bytes back.
+
+    Attributes:
+        usage: The counts reported so far.
+        events: Events with content seen so far.
+        ending: The stream's last news has been fed: the money can be settled.
+        complete: The stream came to its own end.
+        failed: The stream itself told of an error.
+    """
+
+    usage: Usage | None
+    events: int
+    ending: bool
+    complete: bool
+    failed: bool
+
+    def feed(self, data: bytes) -> bytes:
+        """The next bytes. Raises UpstreamError for what is no event stream."""
+        ...
+
+    def finish(self) -> bytes:
+        """The provider ended the stream: what is left to say."""
+        ...
+
+
+class Answer(NamedTuple):
+    """A whole JSON answer in the client's dialect."""
+
+    body: bytes
+    usage: Usage | None
+
+
+class Adapter(Protocol):
+    """A provider, as it is configured.
+
+    Attributes:
+        name: The provider's name, the part before the slash of ``provider/model``.
+        models: The models that are known to be there.
+    """
+
+    name: str
+    models: tuple[str, ...]
+
+    def request(self, request: LLMRequest, model: str) -> UpstreamRequest | Script:
+        """The request to send, for the provider's own ``model``. Raises Unsupported."""
+        ...
+
+    def response(self, request: LLMRequest, body: bytes) -> Answer:
+        """A successful JSON answer. Raises UpstreamError for what is none."""
+        ...
+
+    def stream(self, request: LLMRequest) -> StreamDecoder:
+        """A decoder for a successful event stream."""
+        ...
+
+    def error(self, status: int, headers: Sequence[Header], body: bytes) -> GatewayError:
+        """What a failure is called towards the client. Without keys and hosts, whatever the provider says."""
+        ...
+
+
+PATHS: Mapping[Dialect, str] = {
+    "chat": "/chat/completions",
+    "completions": "/completions",
+    "embeddings": "/embeddings",
+}
+"""Paths below an OpenAI-compatible base URL."""
+
+_SECRETS = re.compile(r"\b(?:sk|pk|gsk|xai|ek|key|gw)[-_][A-Za-z0-9_*.-]{6,}|\bBearer\s+\S+|AIza[\w-]{10,}")
+_PLACES = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)]+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\b(?:[\w-]+\.)+(?:internal|local|svc|lan)\b(?::\d+)?")
+MAX_ERROR_TEXT = 600
+"""Characters of a provider's error message that are passed on."""
+
+
+def clean(text: str, secrets: Sequence[str] = ()) -> str:
+    """A provider's words without what must not leave the house: keys, URLs, addresses."""
+    for secret in secrets:
+        text = text.replace(secret, "[redacted]")
+    text = _PLACES.sub("[redacted]", _SECRETS.sub("[redacted]", text))
+    return text[:MAX_ERROR_TEXT]
+
+
+def error_fields(body: bytes) -> dict[str, Any]:
+    """The error object in a provider's answer, read leniently: an object, a string, in an array, or nothing."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    if type(found) is list and found:
+        found = found[0]
+    if type(found) is not dict:
+        return {}
+    error = found.get("error", found)
+    if type(error) is str:
+        return {"message": error}
+    return error if type(error) is dict else {}
+
+
+def retry_after(headers: Sequence[Header]) -> tuple[Header, ...]:
+    """The provider's own wish when to come again."""
+    return tuple((name, value) for name, value in headers if name in (b"retry-after", b"retry-after-ms"))
+
+
+def failure(name: str, status: int, headers: Sequence[Header], body: bytes, secrets: Sequence[str] = ()) -> GatewayError:
+    """A provider's failure as the client is told: its own fault keeps its status, the gateway's becomes 502."""
+    fields = error_fields(body)
+    said = fields.get("message")
+    message = clean(said, secrets) if type(said) is str and said else f"The provider '{name}' answered {status}."
+    code = fields.get("code")
+    code = code if type(code) is str and not code.isdigit() else None
+    param = fields.get("param")
+    param = param if type(param) is str else None
+    if status in (401, 402, 403):
+        # The gateway's key at the provider is at fault, not the client's: 401 would send it looking for its own.
+        return UpstreamError(f"The provider '{name}' refused the gateway's credentials or account ({status}).",
+                             code="upstream_auth")  # fmt: skip
+    if status == 429:
+        return GatewayError(message, status=429, type="rate_limit_error", code=code or "upstream_rate_limited",
+                            headers=retry_after(headers))  # fmt: skip
+    if status in (408, 504, 524):
+        return UpstreamTimeout(f"The provider '{name}' timed out ({status}).")
+    if status in (503, 529):
+        return UpstreamError(message, status=503, code="upstream_unavailable", headers=retry_after(headers))
+    if 400 <= status < 500:
+        return GatewayError(message, status=status, type="invalid_request_error", code=code or "upstream_refused", param=param)
+    return UpstreamError(message)

@@ -1,0 +1,293 @@
+"""One LLM call, shared by the whole stack through the ASGI scope. It knows the call, and no concern."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from ._asgi import ASGIApp, Message, Receive, Scope, Send, header
+from .errors import BadRequest, GatewayError, Header, TooLarge
+from .records import DEFAULT_TENANT, Identity, Target, Tenant, TraceRecord, Usage
+from .usage import UsageReader
+from .wire import LLMRequest, Route, parse
+
+KEY = "asgi_llm_gateway.exchange"
+"""Where the exchange is kept in the scope. Private: no client can set a scope's keys."""
+
+MAX_BODY = 32 * 1024 * 1024
+"""Bytes of a request's body, where nothing else is set."""
+
+_NOBODY = Identity(Tenant(DEFAULT_TENANT), None)
+
+
+class ClientGone(Exception):
+    """The client hung up; there is nobody to answer."""
+
+
+class Call:
+    """One upstream call of an exchange: an attempt, a corrective retry, an SDK call in a handler.
+
+    Attributes:
+        target: Where it goes.
+        request: What is asked.
+        usage: Tokens once it has ended; ``None`` while it runs, and where the provider did not tell.
+        ended: Whether ``end`` was called.
+    """
+
+    __slots__ = ("ended", "request", "target", "usage")
+
+    def __init__(self, target: Target, request: LLMRequest | None) -> None:
+        self.target = target
+        self.request = request
+        self.usage: Usage | None = None
+        self.ended = False
+
+    def end(self, usage: Usage | None) -> None:
+        """The call is over. ``None``: it is not known what it used (which is never taken for zero)."""
+        if not self.ended:
+            self.ended = True
+            self.usage = usage
+
+
+class Guard(Protocol):
+    """Who must say yes before an upstream call goes out (the budget)."""
+
+    async def begin(self, call: Call) -> None:
+        """Make sure of ``call``, or raise a GatewayError: then it does not go out."""
+
+
+class Exchange:
+    """One LLM call on its way through the stack.
+
+    Attributes:
+        entry: The outermost gateway middleware; a message of a realtime session starts there again.
+        route: The path's row in the closed table.
+        request: The parsed request, once ``read`` was awaited.
+        identity: Tenant and key; the tenant ``default`` where no TenantMiddleware stands.
+        record: What is recorded of the call.
+        headers: Response headers that layers add; the entry puts them on the answer.
+        calls: The upstream calls made, in order.
+        usage: Tokens of the answer, once known.
+        reader: What the watcher read of a stranger's answer.
+        exact: Somebody who knows sets ``usage`` (ProxyApp, a metered client); the watcher stays silent.
+        status: The answer's HTTP status, once it started.
+        first_byte_at: ``time.perf_counter()`` of the first body byte.
+        gone: The client hung up before its answer was complete.
+        seen: The gateway layers that the call went through, outermost first.
+        max_body: Bytes that the request's body may have.
+    """
+
+    __slots__ = (
+        "_at_end", "_guards", "_receive", "_replayed", "_watched", "amended", "calls", "ended", "entry",
+        "exact", "first_byte_at", "gone", "headers", "identity", "max_body", "reader", "record", "request", "route", "seen",
+        "status", "usage",
+    )  # fmt: skip
+
+    def __init__(self, entry: ASGIApp, route: Route, scope: Scope, *, max_body: int = MAX_BODY) -> None:
+        self.entry = entry
+        self.route = route
+        self.max_body = max_body
+        self.request: LLMRequest | None = None
+        self.identity = _NOBODY
+        self.record: TraceRecord | None = None
+        self.headers: list[Header] = []
+        self.calls: list[Call] = []
+        self.seen: list[Any] = []
+        self.usage: Usage | None = None
+        self.reader: UsageReader | None = None
+        self.exact = False
+        self.status: int | None = None
+        self.first_byte_at: float | None = None
+        self.gone = False
+        self.ended = False
+        self.amended = False
+        self._guards: list[Guard] = []
+        self._at_end: list[Callable[[], Awaitable[None]]] = []
+        self._receive: Receive | None = None
+        self._replayed = False
+        self._watched = False
+
+    # -- the request ---------------------------------------------------------------------------------------------------
+
+    async def read(self, receive: Receive, scope: Scope) -> Receive:
+        """Buffer and parse the body, once, however many ask; bounded by ``max_body``.
+
+        Returns a ``receive`` that gives the body (as amended) once and the truth from then on. A path whose body the
+        gateway does not read keeps its own. Raises BadRequest, TooLarge, ClientGone.
+        """
+        if self.request is not None or self.route.dialect is None:
+            return receive
+        self._refuse_by_headers(scope)
+        raw = await self._buffer(receive)
+        self.request = request = parse(self.route, raw)
+        self._receive = receive
+        if request.tenant is not None or "tenant" in request.data:
+            self.amend(tenant=None)
+        return self.replay
+
+    def _refuse_by_headers(self, scope: Scope) -> None:
+        kind = header(scope, b"content-type")
+        if kind is not None and b"json" not in kind.lower():
+            raise BadRequest(
+                "The content type must be application/json.", status=415, param="content-type", code="unsupported_media_type"
+            )
+        encoding = header(scope, b"content-encoding")
+        if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+            raise BadRequest("A compressed body is not accepted. Send it plain.", status=415, param="content-encoding",
+                             code="unsupported_content_encoding")  # fmt: skip
+        length = header(scope, b"content-length")
+        if length is not None and length.isdigit() and len(length) < 20 and int(length) > self.max_body:
+            raise self._too_large()
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The body is over the limit of {self.max_body} bytes.")
+
+    async def _buffer(self, receive: Receive) -> bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body"):
+            if len(body) > self.max_body:
+                raise self._too_large()
+            return bytes(body)
+        parts = [body]
+        size = len(body)
+        while message.get("more_body"):
+            if size > self.max_body:
+                raise self._too_large()
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+        if size > self.max_body:
+            raise self._too_large()
+        return b"".join(parts)
+
+    async def replay(self) -> Message:
+        """The ``receive`` for those further in: the body once, then what the server says."""
+        if not self._replayed:
+            self._replayed = True
+            return {"type": "http.request", "body": self.body, "more_body": False}
+        assert self._receive is not None
+        return await self._receive()
+
+    def truth(self, receive: Receive) -> Receive:
+        """The ``receive`` that tells of a hang-up: the server's own where ours only stands before it."""
+        if self._receive is not None and getattr(receive, "__self__", None) is self:
+            self._replayed = True
+            return self._receive
+        return receive
+
+    def amend(self, **fields: Any) -> None:
+        """Change the request: the one way to do so. ``None`` takes a field out.
+
+        The body is written again at most once, when the one that answers reads it; an unamended body stays as it came,
+        byte for byte.
+        """
+        assert self.request is not None, "read the request before you amend it"
+        self.request = self.request.with_fields(**fields)
+        self.amended = True
+
+    @property
+    def body(self) -> bytes:
+        """The body as whoever answers shall read it."""
+        assert self.request is not None
+        return self.request.body
+
+    def sealed(self, scope: Scope) -> Scope:
+        """A copy of the scope whose content-length is that of the amended body."""
+        size = b"%d" % len(self.body)
+        drop = (b"content-length", b"transfer-encoding")
+        headers = [(key, value) for key, value in scope["headers"] if key.lower() not in drop]
+        return {**scope, "headers": [*headers, (b"content-length", size)]}
+
+    # -- upstream calls ------------------------------------------------------------------------------------------------
+
+    def guard(self, guard: Guard) -> None:
+        """Ask ``guard`` before every upstream call from now on."""
+        self._guards.append(guard)
+
+    async def begin_call(self, target: Target, request: LLMRequest | None = None) -> Call:
+        """Before every upstream call: all guards agree, or their GatewayError is raised and no call may go out."""
+        call = Call(target, request)
+        for guard in self._guards:
+            await guard.begin(call)
+        self.calls.append(call)
+        return call
+
+    # -- the answer ----------------------------------------------------------------------------------------------------
+
+    def at_end(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Await ``work`` when the answer's content is complete, before its last message goes out to the client."""
+        self._at_end.append(work)
+
+    async def end(self) -> None:
+        """The content is complete (or given up): whoever registered does its work, innermost first, once."""
+        while self._at_end:
+            await self._at_end.pop()()
+        self.ended = True
+
+    def wrap(self, send: Send) -> Send:
+        """The entry's ``send``: puts the layers' headers on the answer, and notes status and first byte."""
+
+        def send_noted(message: Message) -> Awaitable[None]:
+            kind = message["type"]
+            if kind == "http.response.body":
+                if self.first_byte_at is None and message.get("body"):
+                    self.first_byte_at = time.perf_counter()
+            elif kind == "http.response.start":
+                self.status = message["status"]
+                if self.headers:
+                    message = {**message, "headers": [*(message.get("headers") or ()), *self.headers]}
+            return send(message)
+
+        return send_noted
+
+    def watch(self, send: Send) -> Send:
+        """Count usage from the answer's bytes, once; later callers get ``send`` back unchanged.
+
+        Before the last message is forwarded, ``end`` is awaited. Where somebody knows better (``exact``), nothing is read.
+        """
+        if self._watched:
+            return send
+        self._watched = True
+
+        async def send_last(message: Message) -> None:
+            if self.reader is not None:
+                self.usage = self.reader.end()
+            if not self.ended:
+                await self.end()
+            await send(message)
+
+        def send_watched(message: Message) -> Awaitable[None]:
+            if self.exact:
+                return send(message)
+            if message["type"] == "http.response.start":
+                if message["status"] < 400 and self.route.dialect is not None:
+                    kind = header(message, b"content-type") or b""
+                    self.reader = UsageReader(stream=kind.startswith(b"text/event-stream"))
+            elif message["type"] == "http.response.body":
+                if self.reader is not None:
+                    self.reader.feed(message.get("body", b""))
+                if not message.get("more_body"):
+                    return send_last(message)
+            return send(message)
+
+        return send_watched
+
+    @property
+    def response_started(self) -> bool:
+        """Whether the status line has gone out: from then on nothing else can be answered."""
+        return self.status is not None
+
+
+def exchange_of(scope: Scope) -> Exchange | None:
+    """The exchange that a scope carries, if a gateway middleware stands further out."""
+    found = scope.get(KEY)
+    return found if isinstance(found, Exchange) else None
+
+
+__all__ = ["KEY", "MAX_BODY", "Call", "ClientGone", "Exchange", "GatewayError", "Guard", "exchange_of"]

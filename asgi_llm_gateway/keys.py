@@ -1,0 +1,54 @@
+"""Virtual keys and tenant ids: how they look, how they are made, how they are found."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import time
+import unicodedata
+
+from .records import ApiKey
+
+PREFIX = "gw-"
+MAX_KEY_LENGTH = 256
+"""Characters that a key may have; a longer one is no key."""
+
+_KEY = re.compile(rb"[A-Za-z0-9._~+/=-]{8,%d}\Z" % MAX_KEY_LENGTH)
+_TENANT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+
+TENANT_ALPHABET = "1 to 64 of a-z, 0-9, '.', '_', '-', beginning with a letter or digit"
+"""What a tenant's id may be made of: safe in URLs, headers, logs, metric labels and store keys."""
+
+
+def new_secret() -> str:
+    """A fresh key: 32 random bytes, URL-safe. Shown once; only its digest is kept."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def digest_of(secret: bytes) -> str | None:
+    """What a key is kept and found by; ``None`` for what can't be a key.
+
+    A plain SHA-256 is enough: keys have 256 random bits, so there is nothing to guess.
+    """
+    if _KEY.match(secret) is None:
+        return None
+    return hashlib.sha256(secret).hexdigest()
+
+
+def new_key(tenant: str, *, name: str = "", expires: float | None = None, secret: str | None = None) -> tuple[ApiKey, str]:
+    """A key for a tenant and its secret. Raises ValueError for a secret that can't be a key."""
+    secret = new_secret() if secret is None else secret
+    digest = digest_of(secret.encode())
+    if digest is None:
+        raise ValueError(f"a key has 8 to {MAX_KEY_LENGTH} characters of A-Z a-z 0-9 . _ ~ + / = -")
+    # The id tells nothing of the secret, yet the same secret gives the same id: a file's keys can be read again.
+    key_id = "key_" + hashlib.sha256(digest.encode()).hexdigest()[:20]
+    return ApiKey(key_id, tenant, digest, name=name, created=time.time(), expires=expires), secret
+
+
+def check_tenant_id(tenant_id: str) -> str:
+    """The id, if it is one. Raises ValueError, saying what one looks like."""
+    if unicodedata.normalize("NFC", tenant_id) != tenant_id or _TENANT.match(tenant_id) is None:
+        raise ValueError(f"a tenant id is {TENANT_ALPHABET}")
+    return tenant_id

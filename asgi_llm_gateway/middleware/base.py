@@ -1,0 +1,153 @@
+"""The ASGI craft that all middlewares share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Hashable, Mapping
+from enum import IntEnum
+from typing import Any, ClassVar, Literal
+
+from .._asgi import ASGIApp, Receive, Scope, Send, send_error
+from ..errors import GatewayError, MisorderedStack, NotFound
+from ..exchange import KEY, MAX_BODY, ClientGone, Exchange
+from ..wire import PASS, Route, Table
+
+log = logging.getLogger("asgi_llm_gateway")
+
+
+class Rank(IntEnum):
+    """Where a layer stands, outermost first. Observers come before gatekeepers."""
+
+    SECURITY = 0
+    LOGGING = 1
+    METRICS = 2
+    TRACING = 3
+    TENANT = 4
+    REALTIME = 5
+    RATE_LIMIT = 6
+    POLICY = 7
+    CACHE = 8
+    BUDGET = 9
+    STRUCTURED = 10
+
+
+ORDER = "Tracing, Tenant, RateLimit, Policy, Cache, Budget, StructuredOutput"
+"""The right order, outermost first, as error messages name it."""
+
+
+class LLMMiddleware:
+    """A pure-ASGI layer round an app that speaks an LLM API.
+
+    A concern overrides ``handle`` and awaits ``self.forward(...)`` for what stands further in. One instance serves all
+    requests of all event loops: ``self`` holds settings only.
+
+    Args:
+        app: The ASGI app further in.
+        paths: More paths than the closed table has, see ``wire.Table``.
+        govern: ``"v1"`` or ``"all"``, see ``wire.Table``.
+        max_body: Bytes that a request's body may have.
+        settings: What makes this layer equal to another of its class; an equal one twice does its work once.
+    """
+
+    rank: ClassVar[Rank]
+
+    joins_exchange: ClassVar[bool] = True
+    """Reads the request from the exchange: an amended body need not be written for it."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        paths: Mapping[str, str] | None = None,
+        govern: Literal["v1", "all"] = "v1",
+        max_body: int = MAX_BODY,
+        settings: tuple[Hashable, ...] = (),
+    ) -> None:
+        self.app = app
+        self._table = Table(paths, govern)
+        self._max_body = max_body
+        self._settings = (type(self), self._table.settings, max_body, *settings)
+        self._seals = not getattr(type(app), "joins_exchange", False)
+
+    async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """The concern: look, refuse by raising a GatewayError, or await ``self.forward(...)``."""
+        await self.forward(exchange, scope, receive, send)
+
+    def forward(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Pass the call on."""
+        if exchange.amended and self._seals:
+            scope = exchange.sealed(scope)
+        return self.app(scope, receive, send)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            exchange: Exchange | None = scope.get(KEY)
+            if exchange is None:
+                route = self._table.match(scope)
+                if route.kind == "open" or scope["method"] == "OPTIONS":
+                    await self.app(scope, receive, send)
+                    return
+                exchange = Exchange(self, route, scope, max_body=self._max_body)
+                scope = {**scope, KEY: exchange}
+                send = exchange.wrap(send)
+        elif kind == "websocket":
+            await self.websocket(scope, receive, send)
+            return
+        else:  # lifespan, and what is yet to be invented
+            await self.app(scope, receive, send)
+            return
+        try:
+            if self._join(exchange):
+                await self.handle(exchange, scope, receive, send)
+            else:
+                await self.forward(exchange, scope, receive, send)
+        except GatewayError as error:
+            if exchange.response_started:
+                raise
+            note(exchange, error)
+            await send_error(send, error, exchange.route.envelope)
+        except ClientGone:
+            exchange.gone = True
+
+    def _join(self, exchange: Exchange) -> bool:
+        """Whether this layer has work to do for the call. Raises MisorderedStack, NotFound."""
+        seen = exchange.seen
+        for other in seen:
+            if other._settings == self._settings:
+                return False
+        if self.rank >= Rank.TENANT:
+            for other in seen:
+                if other.rank > self.rank:
+                    raise misordered(outer=other, inner=self)
+        seen.append(self)
+        if exchange.route.kind == "misspelt" and self.rank >= Rank.TENANT:
+            raise NotFound("No such path. Paths are lower case, without '//', ';', '.' segments or escapes.")
+        return True
+
+    async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Observers let a websocket pass; a gatekeeper closes one on a governed path, for it cannot read it."""
+        route: Route = self._table.match(scope) if self.rank >= Rank.TENANT else PASS
+        if route.kind == "open":
+            await self.app(scope, receive, send)
+            return
+        message = await receive()
+        if message["type"] == "websocket.connect":
+            await send({"type": "websocket.close", "code": 1008, "reason": "not available over websocket"})
+
+
+def misordered(*, outer: Any, inner: Any) -> MisorderedStack:
+    """The refusal of a stack in the wrong order, naming the right one."""
+    far, near = type(outer).__name__, type(inner).__name__
+    log.error("%s stands outside %s; the right order, outermost first: %s", far, near, ORDER)
+    return MisorderedStack(
+        f"{far} stands outside {near}, where it would not know what {near} decides. No call was made. "
+        f"Order the middlewares, outermost first: {ORDER}. "
+        "(With app.add_middleware the one added last is the outermost.)"
+    )
+
+
+def note(exchange: Exchange, error: GatewayError) -> None:
+    """Put a refusal into the call's record."""
+    if exchange.record is not None and exchange.record.error is None:
+        exchange.record.error = error.error_code

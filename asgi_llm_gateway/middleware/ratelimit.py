@@ -1,0 +1,101 @@
+"""How often: requests per window, per tenant."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .._asgi import ASGIApp, Receive, Scope, Send
+from ..errors import Header, RateLimited
+from ..exchange import Exchange
+from ._window import Window, WindowLimiter
+from .base import LLMMiddleware, Rank
+
+
+class RateLimitMiddleware(LLMMiddleware):
+    """Admit at most so many requests in a sliding window, counted per tenant.
+
+    Every answer says where its tenant stands (``x-ratelimit-{limit,remaining,reset}-requests``, OpenAI's names); a
+    refusal is 429 ``rate_limit_exceeded`` with ``retry-after``. Counted in this process: the limit is divided by
+    WEB_CONCURRENCY, so that more workers never mean more rate.
+
+    Args:
+        app: The ASGI app further in.
+        requests: Requests in a window; ``None`` takes RATE_LIMIT_MAX_REQUESTS.
+        window: Seconds of the window; ``None`` takes RATE_LIMIT_WINDOW_MS.
+        **shell: ``paths``, ``govern`` and ``max_body``, see LLMMiddleware.
+    """
+
+    rank = Rank.RATE_LIMIT
+
+    def __init__(
+        self, app: ASGIApp, *, requests: int | None = None, window: float | None = None, **shell: Any
+    ) -> None:
+        super().__init__(app, settings=(requests, window), **shell)
+        if requests is not None and requests < 1:
+            raise ValueError(f"requests={requests}: at least 1")
+        if window is not None and window <= 0:
+            raise ValueError(f"window={window}: seconds, more than 0")
+        self._requests = requests
+        self._seconds = window
+        self._limiter: WindowLimiter | None = None
+        self._off = False
+
+    async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """See LLMMiddleware."""
+        limiter = self._limiter or self._open()
+        if self._off:
+            await self.forward(exchange, scope, receive, send)
+            return
+        window = await limiter.hit(exchange.identity.tenant.id)
+        exchange.headers += window_headers(window)
+        if not window.admitted:
+            raise _refusal(window)
+        await self.forward(exchange, scope, receive, send)
+
+    def _open(self) -> WindowLimiter:
+        from ..settings import current
+
+        settings = current()
+        requests, seconds = self._requests, self._seconds
+        if requests is None:
+            self._off = not settings.enable_rate_limit
+            requests = settings.rate_limit_max_requests
+        if seconds is None:
+            seconds = settings.rate_limit_window_ms / 1000
+        self._limiter = WindowLimiter(max(1, requests // settings.web_concurrency), seconds)
+        return self._limiter
+
+
+def window_headers(window: Window) -> list[Header]:
+    """Where a tenant stands, by OpenAI's header names; ``reset`` is a Go duration ("1s", "6m0s", "86ms")."""
+    return [
+        (b"x-ratelimit-limit-requests", b"%d" % window.limit),
+        (b"x-ratelimit-remaining-requests", b"%d" % window.remaining),
+        (b"x-ratelimit-reset-requests", go_duration(window.reset)),
+    ]
+
+
+def go_duration(seconds: float) -> bytes:
+    """Seconds as Go writes a duration. Source: OpenAI API reference, "Rate limits"."""
+    millis = max(0, math.ceil(seconds * 1000))
+    if millis < 1000:
+        return b"%dms" % millis
+    whole, rest = divmod(millis, 1000)
+    minutes, whole = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    text = b"%d" % whole + (b".%03d" % rest).rstrip(b"0").rstrip(b".") + b"s"
+    if hours:
+        return b"%dh%dm" % (hours, minutes) + text
+    return b"%dm" % minutes + text if minutes else text
+
+
+def _refusal(window: Window) -> RateLimited:
+    wait = max(window.reset, 0.001)
+    return RateLimited(
+        f"Rate limit reached: {window.limit} requests in {window.seconds:g} s. Try again in {math.ceil(wait * 1000)} ms.",
+        headers=((b"retry-after", b"%d" % math.ceil(wait)), (b"retry-after-ms", b"%d" % math.ceil(wait * 1000))),
+    )
+
+
+__all__ = ["RateLimitMiddleware", "go_duration"]

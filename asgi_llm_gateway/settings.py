@@ -1,0 +1,198 @@
+"""The environment and one optional TOML file, typed. Data only: nothing is opened or asked here.
+
+Environment names are the field names in capitals (``PORT``, ``OPENAI_API_KEY``, ``GATEWAY_CONFIG``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .records import NANO_PER_USD
+
+
+class SettingsError(ValueError):
+    """A setting or the file is wrong; the message names it and says what is allowed. It holds no secret."""
+
+
+def nano_usd(value: Any) -> int:
+    """Dollars as written ("5", "0.000000001", 2.5) in integer nano-USD; read by Decimal from the text."""
+    amount = Decimal(str(value)) * NANO_PER_USD
+    if amount != amount.to_integral_value() or not 0 <= amount <= 2**62:
+        raise ValueError("an amount in USD: not negative, at most 9 decimals")
+    return int(amount)
+
+
+NanoUSD = Annotated[int, BeforeValidator(nano_usd)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ProviderConfig(_Strict):
+    """``[providers.NAME]``: a server to send calls to. ``type`` is a row of the vendor table; the name, where not given."""
+
+    type: str | None = None
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    models: tuple[str, ...] = ()
+    delay_ms: float = Field(default=0, ge=0, le=60_000)
+    fault: str | None = None
+
+
+class ModelConfig(_Strict):
+    """``[models.NAME]``: a name that clients use, its targets in order, and its price in USD per million tokens."""
+
+    targets: tuple[str, ...] = Field(default=(), description="provider/model, in order of preference")
+    usd_per_million_in: NanoUSD | None = None
+    usd_per_million_out: NanoUSD | None = None
+
+
+class TenantConfig(_Strict):
+    """``[tenants.ID]``: a tenant that is there from the start, with its keys."""
+
+    name: str = ""
+    budget_usd: NanoUSD | None = None
+    allowed_models: tuple[str, ...] | None = None
+    keys: tuple[SecretStr, ...] = ()
+
+
+class FileConfig(_Strict):
+    """The whole file."""
+
+    providers: dict[str, ProviderConfig] = {}
+    models: dict[str, ModelConfig] = {}
+    tenants: dict[str, TenantConfig] = {}
+
+
+class Settings(BaseSettings):
+    """What the environment says. An empty variable is an unset one."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True)
+
+    port: int = Field(default=8080, ge=0, le=65535)
+    host: str = "127.0.0.1"
+    web_concurrency: int = Field(default=1, ge=1, le=1024)
+
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str | None = None
+    openrouter_api_key: SecretStr | None = None
+    openrouter_base_url: str | None = None
+    anthropic_api_key: SecretStr | None = None
+    anthropic_base_url: str | None = None
+    llamacpp_url: str | None = None
+    llamacpp_api_key: SecretStr | None = None
+
+    enable_streaming: bool = True
+    enable_rate_limit: bool = True
+    rate_limit_window_ms: int = Field(default=60_000, ge=1)
+    rate_limit_max_requests: int = Field(default=600, ge=1)
+    default_max_output_tokens: int = Field(default=4096, ge=1)
+    min_output_tokens: int = Field(default=16, ge=1)
+    max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+
+    connect_timeout_seconds: float = Field(default=10.0, gt=0)
+    first_byte_timeout_seconds: float = Field(default=300.0, gt=0)
+    idle_timeout_seconds: float = Field(default=120.0, gt=0)
+    total_timeout_seconds: float = Field(default=1800.0, gt=0)
+    max_upstream_connections: int = Field(default=1000, ge=1)
+
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    gateway_data_dir: Path = Path(".asgi_llm_gateway")
+    gateway_config: Path | None = None
+    gateway_admin_key: SecretStr | None = Field(default=None, min_length=32)
+    gateway_demo: bool = False
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the environment (or what is given in its place). Raises SettingsError."""
+        names = {name: name.upper() for name in cls.model_fields}
+        found = os.environ if environ is None else environ
+        values = {name: found[upper] for name, upper in names.items() if found.get(upper)}
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise SettingsError(_told(error, upper=True)) from None
+
+    def file(self) -> FileConfig:
+        """Read the TOML file that ``GATEWAY_CONFIG`` names; empty where it names none. Raises SettingsError."""
+        return read_file(self.gateway_config, os.environ) if self.gateway_config else FileConfig()
+
+
+def secret(value: SecretStr | None) -> str | None:
+    """The text of a secret, for the one place that needs it."""
+    return None if value is None else value.get_secret_value()
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def read_file(path: Path, environ: Mapping[str, str]) -> FileConfig:
+    """Read a TOML file; ``${NAME}`` in a string is the environment's value. Raises SettingsError."""
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"GATEWAY_CONFIG={path}: {error.strerror or 'not readable'}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"GATEWAY_CONFIG={path}: not valid TOML: {error}") from None
+    try:
+        return FileConfig.model_validate(_expand(data, environ, str(path)))
+    except ValidationError as error:
+        raise SettingsError(f"GATEWAY_CONFIG={path}: {_told(error)}") from None
+
+
+def _expand(value: Any, environ: Mapping[str, str], where: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(inner, environ, where) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand(inner, environ, where) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def look_up(found: re.Match[str]) -> str:
+        if found[1] not in environ:
+            raise SettingsError(f"GATEWAY_CONFIG={where}: ${{{found[1]}}} is not set in the environment")
+        return environ[found[1]]
+
+    return _VARIABLE.sub(look_up, value)
+
+
+def _told(error: ValidationError, *, upper: bool = False) -> str:
+    """What is wrong, setting by setting, without the value: it may be a secret."""
+    lines = []
+    for fault in error.errors(include_input=False, include_url=False):
+        name = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"unknown key '{name}'")
+        else:
+            lines.append(f"{name.upper() if upper else name}: {fault['msg']}")
+    return "; ".join(lines)
+
+
+@lru_cache(maxsize=1)
+def current() -> Settings:
+    """The environment's settings, read on first use: what a middleware built without arguments asks."""
+    return Settings.load()
+
+
+@lru_cache(maxsize=1)
+def current_file() -> FileConfig:
+    """The file's settings, read on first use."""
+    return current().file()
+
+
+def forget() -> None:
+    """Read the environment anew on next use."""
+    current.cache_clear()
+    current_file.cache_clear()

@@ -1,0 +1,161 @@
+"""Tokens that a provider reports: read from its answer, once, whatever the dialect.
+
+Fields: OpenAI API reference, "usage" objects of Chat, Completions, Embeddings and Responses; Anthropic API reference,
+"Messages", ``usage`` (whose ``input_tokens`` leaves cache reads and writes out).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from ._sse import EventSplitter, EventTooLong, data_of, split
+from .records import Usage
+
+MAX_COUNT = 2**40
+"""A token count beyond this is no count."""
+
+WHOLE_PARSE = 1024 * 1024
+"""Bytes up to which a JSON answer is parsed as a whole; of longer ones only the end is."""
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value <= MAX_COUNT else 0
+
+
+def usage_from(usage: Any) -> Usage | None:
+    """A ``usage`` object of any dialect as counts; ``None`` where it is none. An explicit zero is zero."""
+    if type(usage) is not dict:
+        return None
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if prompt is None and completion is None:
+        return _other_usage(usage)
+    if type(prompt) is not int and type(completion) is not int:
+        return None
+    cached = cache_write = reasoning = 0
+    details = usage.get("prompt_tokens_details")
+    if details:
+        cached, cache_write = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
+    details = usage.get("completion_tokens_details")
+    if details:
+        reasoning = _count(details.get("reasoning_tokens"))
+    return Usage(_count(prompt), _count(completion), cached, cache_write, reasoning)
+
+
+def _other_usage(usage: dict[str, Any]) -> Usage | None:
+    given, made = usage.get("input_tokens"), usage.get("output_tokens")
+    if type(given) is not int and type(made) is not int:
+        return None
+    read, write = _count(usage.get("cache_read_input_tokens")), _count(usage.get("cache_creation_input_tokens"))
+    details = usage.get("input_tokens_details")
+    cached = _count(details.get("cached_tokens")) if type(details) is dict else 0
+    details = usage.get("output_tokens_details")
+    reasoning = _count(details.get("reasoning_tokens")) if type(details) is dict else 0
+    return Usage(_count(given) + read + write, _count(made), cached + read, write, reasoning)
+
+
+def usage_of_answer(body: bytes) -> Usage | None:
+    """The usage in a JSON answer; ``None`` where it reports none."""
+    if len(body) > WHOLE_PARSE:
+        return _usage_at_end(body)
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return usage_from(answer.get("usage")) if type(answer) is dict else None
+
+
+def _usage_at_end(body: bytes) -> Usage | None:
+    """The usage of a long answer, whose other part need not be parsed.
+
+    ``{`` and the tail from the key on parse as an object only if the key stands at the top level.
+    """
+    at = body.rfind(b'"usage"')
+    if at < 0:
+        return None
+    try:
+        tail = orjson.loads(b"{" + body[at:])
+    except orjson.JSONDecodeError:
+        return None
+    return usage_from(tail.get("usage"))
+
+
+class UsageReader:
+    """Reads the usage of an answer that passes by, JSON or event stream, in any dialect.
+
+    Attributes:
+        usage: The last counts reported; ``None`` so far.
+        events: Data events that came (a stream's rough length in tokens).
+        complete: Whether the answer came to its own end.
+    """
+
+    __slots__ = ("_body", "_size", "_splitter", "complete", "events", "usage")
+
+    def __init__(self, *, stream: bool, limit: int = 8 * 1024 * 1024) -> None:
+        self.usage: Usage | None = None
+        self.events = 0
+        self.complete = False
+        self._splitter = EventSplitter(limit) if stream else None
+        self._body: list[bytes] = []
+        self._size = limit
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes of the answer."""
+        if self._splitter is None:
+            self._size -= len(data)
+            if self._size >= 0:
+                self._body.append(data)
+            else:  # too long to keep: the usage stands at the end
+                self._body = [b"".join(self._body)[-65536:], data]
+            return
+        try:
+            whole = self._splitter.whole(data)
+        except EventTooLong:
+            return
+        if whole:
+            self._read(whole)
+
+    def _read(self, whole: bytes) -> None:
+        self.events += whole.count(b"data:")
+        # Only an event that speaks of usage or of the end is looked into.
+        if b'"usage"' in whole or b"[DONE]" in whole or b"message_stop" in whole or b"response." in whole:
+            for event in split(whole):
+                self._look(data_of(event))
+
+    def _look(self, data: bytes | None) -> None:
+        if data is None:
+            return
+        if data == b"[DONE]":
+            self.complete = True
+            return
+        if b'"usage"' not in data and b"message_stop" not in data:
+            return
+        try:
+            event = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return
+        if type(event) is not dict:
+            return
+        kind = event.get("type")
+        if kind in ("message_stop", "response.completed", "response.incomplete", "response.failed"):
+            self.complete = True
+        inner = event.get("message") or event.get("response")
+        found = usage_from(event.get("usage") or (inner.get("usage") if type(inner) is dict else None))
+        if found is not None:
+            self.usage = _merge(self.usage, found) if kind == "message_delta" else found
+
+    def end(self) -> Usage | None:
+        """No more bytes will come: the usage, if the answer told it."""
+        if self._splitter is None:
+            self.usage = usage_of_answer(b"".join(self._body)) if self._size >= 0 else _usage_at_end(b"".join(self._body))
+            self._body.clear()
+            self.complete = True
+        return self.usage
+
+
+def _merge(before: Usage | None, now: Usage) -> Usage:
+    """Anthropic's ``message_delta`` is cumulative and may leave the prompt's counts out."""
+    if before is None or now.prompt:
+        return now
+    return before._replace(completion=now.completion, reasoning=now.reasoning)

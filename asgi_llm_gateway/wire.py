@@ -1,0 +1,385 @@
+"""Which path is which dialect, and what a request says: the one place that reads a request's body.
+
+Paths and fields: OpenAI API reference ("Chat", "Completions", "Embeddings", "Responses") and Anthropic API reference
+("Messages"), as of autumn 2026.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
+
+import orjson
+
+from .errors import BadRequest, Envelope
+
+Dialect = Literal["chat", "completions", "embeddings", "responses", "messages"]
+Kind = Literal["metered", "authenticated", "open", "misspelt"]
+
+MAX_MODEL_LENGTH = 256
+"""Characters that a model's name may have."""
+
+MAX_CHOICES = 128
+"""The most answers (``n``) to one request. Source: OpenAI API reference, "Create chat completion"."""
+
+REFUSED_FIELDS = frozenset(
+    {
+        "api_base", "api_key", "api_type", "api_version", "aws_access_key_id", "aws_secret_access_key",
+        "aws_session_token", "azure_ad_token", "azure_endpoint", "base_url", "custom_llm_provider", "default_headers",
+        "extra_headers", "headers", "http_client", "organization", "proxies", "proxy", "vertex_credentials",
+    }
+)  # fmt: skip
+"""Body fields by which routers let a caller choose where money and trust go. Here only the operator does."""
+
+
+class Route(NamedTuple):
+    """What the gateway does for a path: ``dialect`` is ``None`` where no body is read."""
+
+    kind: Kind
+    dialect: Dialect | None
+    path: str
+
+    @property
+    def envelope(self) -> Envelope:
+        """The shape that errors take there."""
+        return "anthropic" if self.path.startswith("/v1/messages") else "openai"
+
+
+METERED: Mapping[str, Dialect] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+}
+"""Paths whose POST costs money: parsed, held and settled."""
+
+PASS = Route("open", None, "")
+_EXACT = {path: Route("metered", dialect, path) for path, dialect in METERED.items()}
+# Anything that a lenient server might take for another path. Quick: most paths have none of it.
+_ODD = re.compile(r"[^a-z0-9/_.~@:+,-]|//|/\.")
+
+
+class Table:
+    """The closed table of paths.
+
+    Args:
+        paths: The user's own additions: a path (or a prefix, ending in ``/*``) to ``"metered"`` (authenticated, rate
+            limited and held; the body is not read), ``"authenticated"`` or ``"open"``.
+        govern: ``"v1"`` governs what lies below ``/v1``; ``"all"`` authenticates everything but ``/health``.
+    """
+
+    def __init__(self, paths: Mapping[str, str] | None = None, govern: Literal["v1", "all"] = "v1") -> None:
+        if govern not in ("v1", "all"):
+            raise ValueError(f"govern={govern!r}: use 'v1' or 'all'")
+        self._exact: dict[str, Route] = dict(_EXACT)
+        self._prefixes: list[tuple[str, Route]] = []
+        self._all = govern == "all"
+        for path, kind in (paths or {}).items():
+            if kind not in ("metered", "authenticated", "open"):
+                raise ValueError(f"paths[{path!r}]={kind!r}: use 'metered', 'authenticated' or 'open'")
+            if not path.startswith("/"):
+                raise ValueError(f"paths[{path!r}]: a path starts with '/'")
+            if path.endswith("/*"):
+                self._prefixes.append((path[:-1], Route(kind, None, path[:-2])))  # type: ignore[arg-type]
+            else:
+                self._exact[path] = Route(kind, None, path)  # type: ignore[arg-type]
+        self.settings = (tuple(sorted((paths or {}).items())), govern)
+
+    def match(self, scope: Any) -> Route:
+        """The route of an ASGI http or websocket scope. Decided on its ``path`` less ``root_path``, never on Host or URL."""
+        path: str = scope["path"]
+        root: str = scope.get("root_path") or ""
+        if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("/", ""):
+            path = path[len(root) :]
+        found = self._exact.get(path)
+        if found is not None:
+            return found
+        if _ODD.search(path) is not None and self._named(_canonical(path)).kind != "open":
+            # Another spelling of a guarded path: a server further in may read it as that path, so it is no path at all.
+            return Route("misspelt", None, path)
+        return self._named(path)
+
+    def _named(self, path: str) -> Route:
+        found = self._exact.get(path)
+        if found is not None:
+            return found
+        for prefix, route in self._prefixes:
+            if path.startswith(prefix):
+                return route
+        if path.startswith("/v1/") or path == "/v1":
+            return Route("authenticated", None, path)
+        for known in METERED:
+            # The same API under a prefix of the host app is no way round.
+            if path.endswith(known):
+                return Route("metered", METERED[known], known)
+        if self._all and path != "/health":
+            return Route("authenticated", None, path)
+        return PASS
+
+
+def _canonical(path: str) -> str:
+    """The plainest spelling of a path: unescaped, lower case, no parameters, no empty or dot segments."""
+    for _ in range(3):
+        path = unquote(path)
+    segments: list[str] = []
+    for segment in path.replace("\\", "/").lower().split("/"):
+        name = segment.partition(";")[0].strip().rstrip(".") if segment not in (".", "..") else segment
+        if name == "..":
+            del segments[-1:]
+        elif name not in ("", "."):
+            segments.append(name)
+    return "/" + "/".join(segments)
+
+
+class LLMRequest:
+    """One request's body, read once. Not to be changed: ``with_fields`` gives a changed one.
+
+    Attributes:
+        route: The path's row in the table.
+        raw: The body as it came.
+        data: The parsed body.
+        added: Fields that the gateway put in and the client had not sent.
+        model: The model asked for.
+        stream: Whether the answer is to be a stream.
+        max_tokens: The output limit in tokens, for one choice; ``None`` where none is given.
+        choices: How many answers are asked for (``n``).
+        tenant: The tenant that the body named; the gateway's own field.
+    """
+
+    __slots__ = ("_body", "_rewritten", "added", "choices", "data", "max_tokens", "model", "raw", "route", "stream",
+                 "tenant")  # fmt: skip
+
+    def __init__(self, route: Route, raw: bytes, data: dict[str, Any]) -> None:
+        self.route = route
+        self.raw = raw
+        self.data = data
+        self.added: Mapping[str, Any] = _NOTHING
+        self.model: str = data["model"]
+        self.stream: bool = data.get("stream") is True
+        self.max_tokens: int | None = _limit_of(data)
+        self.choices: int = data.get("n") or 1
+        self.tenant: str | None = data.get("tenant")
+        self._rewritten = False
+        self._body: bytes | None = raw
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client itself asked for the usage event of a stream."""
+        options = self.data.get("stream_options")
+        return (
+            isinstance(options, dict) and options.get("include_usage") is True and "stream_options" not in self.added
+        )
+
+    def with_fields(self, **fields: Any) -> LLMRequest:
+        """The request with other values; ``None`` takes a field out."""
+        data = {name: value for name, value in self.data.items() if name not in fields}
+        data.update((name, value) for name, value in fields.items() if value is not None)
+        changed = LLMRequest(self.route, self.raw, data)
+        changed.tenant = self.tenant  # taken out of the body, and still what the client asked for
+        changed.added = {**self.added, **{name: value for name, value in fields.items() if name not in self.data}}
+        changed._rewritten = self._rewritten or any(name in self.data for name in fields)
+        changed._body = None
+        return changed
+
+    @property
+    def body(self) -> bytes:
+        """The body to send: as it came, byte for byte, where nothing was changed; written at most once where it was.
+
+        What was only added is put at the end, so that the client's own bytes stay as they are.
+        """
+        if self._body is None:
+            if self._rewritten:
+                self._body = rewrite(self.raw, self.data)
+            else:
+                self._body = self.raw.rstrip()[:-1] + b"," + orjson.dumps(dict(self.added))[1:]
+        return self._body
+
+
+_NOTHING: Mapping[str, Any] = {}
+# Whole numbers that do not fit 64 bits: orjson reads them as floats.
+_HUGE = re.compile(rb"\d{19}")
+
+
+def rewrite(raw: bytes, data: dict[str, Any]) -> bytes:
+    """Write ``data``, which was read from ``raw`` and changed at its top level, without losing a digit."""
+    if _HUGE.search(raw) is None:
+        return orjson.dumps(data)
+    exact = json.loads(raw)
+    kept = {name: exact[name] if name in exact and exact[name] == value else value for name, value in data.items()}
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _limit_of(data: dict[str, Any]) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        value = data.get(name)
+        if value is not None:
+            return int(value)
+    return None
+
+
+def parse(route: Route, raw: bytes) -> LLMRequest:
+    """Read a request's body. Raises BadRequest, saying what to do."""
+    try:
+        data = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(_json_fault(raw, error), code="invalid_json") from None
+    if type(data) is not dict:
+        raise BadRequest(f"The body must be a JSON object, not {_kind_of(data)}.", code="invalid_json")
+    check(route.dialect, data)
+    _refuse_twins(raw, data)
+    return LLMRequest(route, raw, data)
+
+
+def _json_fault(raw: bytes, error: orjson.JSONDecodeError) -> str:
+    if not raw:
+        return "The body is empty. Send a JSON object."
+    reason = str(error).partition(": line")[0]
+    return f"The body is not valid JSON: {reason} (line {error.lineno}, column {error.colno})."
+
+
+_KINDS = {dict: "an object", list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean"}
+
+
+def _kind_of(value: Any) -> str:
+    return _KINDS.get(type(value), "null")
+
+
+def _wrong(name: str, wanted: str, value: Any) -> BadRequest:
+    shown = f"{_kind_of(value)}" if not isinstance(value, int) or isinstance(value, bool) else str(value)[:40]
+    return BadRequest(f"'{name}' must be {wanted}, not {shown}.", param=name, code="invalid_value")
+
+
+def check(dialect: Dialect | None, data: dict[str, Any]) -> None:
+    """Validate the fields that the gateway acts on; all others pass through as they are. Raises BadRequest."""
+    if not REFUSED_FIELDS.isdisjoint(data):
+        name = sorted(REFUSED_FIELDS & data.keys())[0]
+        raise BadRequest(
+            f"'{name}' is not allowed in a request: providers, keys and headers are configured by the gateway's operator. "
+            "Remove the field.",
+            param=name,
+            code="unsupported_parameter",
+        )
+    model = data.get("model")
+    if type(model) is not str or not model or len(model) > MAX_MODEL_LENGTH or not model.isprintable():
+        if model is None:
+            raise BadRequest("'model' is required.", param="model", code="missing_required_parameter")
+        if type(model) is not str:
+            raise _wrong("model", "a string", model)
+        raise BadRequest(f"'model' must be 1 to {MAX_MODEL_LENGTH} printable characters.", param="model")
+    stream = data.get("stream")
+    if stream is not None and type(stream) is not bool:
+        raise _wrong("stream", "true or false", stream)
+    tenant = data.get("tenant")
+    if tenant is not None and type(tenant) is not str:
+        raise _wrong("tenant", "a string", tenant)
+    _check_limits(data)
+    if dialect in ("chat", "messages"):
+        _check_messages(data.get("messages"))
+    elif dialect == "embeddings":
+        _check_text(data, "input")
+    elif dialect == "completions":
+        _check_text(data, "prompt")
+    elif dialect == "responses" and "input" in data:
+        _check_text(data, "input")
+
+
+def _check_limits(data: dict[str, Any]) -> None:
+    found: int | None = None
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        value = data.get(name)
+        if value is None:
+            continue
+        if type(value) is not int or not 1 <= value <= 2**31 - 1:
+            raise _wrong(name, "a whole number of at least 1", value)
+        if found is not None and found != value:
+            raise BadRequest(f"'{name}' disagrees with the other output limit. Send one of them.", param=name)
+        found = value
+    for name in ("n", "best_of"):
+        value = data.get(name)
+        if value is not None and (type(value) is not int or not 1 <= value <= MAX_CHOICES):
+            raise _wrong(name, f"a whole number from 1 to {MAX_CHOICES}", value)
+    options = data.get("stream_options")
+    if options is not None:
+        if type(options) is not dict:
+            raise _wrong("stream_options", "an object", options)
+        if data.get("stream") is not True:
+            raise BadRequest("'stream_options' is only allowed with 'stream': true.", param="stream_options")
+        wanted = options.get("include_usage")
+        if wanted is not None and type(wanted) is not bool:
+            raise _wrong("stream_options.include_usage", "true or false", wanted)
+
+
+def _check_messages(messages: Any) -> None:
+    if messages is None:
+        raise BadRequest("'messages' is required.", param="messages", code="missing_required_parameter")
+    if type(messages) is not list:
+        raise _wrong("messages", "an array", messages)
+    if not messages:
+        raise BadRequest("'messages' must have at least one message.", param="messages", code="invalid_value")
+    for at, message in enumerate(messages):
+        if type(message) is not dict:
+            raise _wrong(f"messages[{at}]", "an object", message)
+        role = message.get("role")
+        if type(role) is not str or not role:
+            raise BadRequest(f"'messages[{at}].role' must be a string.", param=f"messages[{at}].role")
+        content = message.get("content")
+        if content is not None and type(content) is not str and type(content) is not list:
+            raise _wrong(f"messages[{at}].content", "a string or an array of parts", content)
+
+
+def _check_text(data: dict[str, Any], name: str) -> None:
+    value = data.get(name)
+    if value is None:
+        raise BadRequest(f"'{name}' is required.", param=name, code="missing_required_parameter")
+    if type(value) is not str and type(value) is not list:
+        raise _wrong(name, "a string or an array", value)
+    if not value:
+        raise BadRequest(f"'{name}' must not be empty.", param=name)
+
+
+# What the gateway decides on: named twice, it and the provider could each read another one (first wins, last wins).
+_DECIDING = (
+    "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of",
+    "tenant",
+)  # fmt: skip
+_NEEDLES = tuple((name, b'"%s"' % name.encode()) for name in _DECIDING)
+# An escape for an ASCII character: it may spell a key in disguise.
+_DISGUISE = re.compile(rb"\\u00[2-7]")
+
+
+def _refuse_twins(raw: bytes, data: dict[str, Any]) -> None:
+    """Refuse a body whose top level names a deciding field twice.
+
+    Counting the name's bytes settles almost every body; only where they occur more often are the keys read one by one.
+    """
+    doubtful = b"\\u00" in raw and _DISGUISE.search(raw) is not None
+    if not doubtful:
+        for name, needle in _NEEDLES:
+            if name in data and raw.count(needle) > 1:
+                doubtful = True
+                break
+    if not doubtful:
+        return
+    seen: set[str] = set()
+    for name in _top_level_keys(raw):
+        if name in seen and name in _DECIDING:
+            raise BadRequest(f"'{name}' is given twice. Send it once.", param=name, code="duplicate_field")
+        seen.add(name)
+
+
+def _top_level_keys(raw: bytes) -> list[str]:
+    """The keys of the outermost object, in order, twins included."""
+    last: list[list[str]] = [[]]
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        last[0] = [key for key, _ in pairs]  # inner objects come first, the outermost comes last
+
+    try:
+        json.loads(raw, object_pairs_hook=keep, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        raise BadRequest("The body is nested too deeply.", code="invalid_json") from None
+    return last[0]
