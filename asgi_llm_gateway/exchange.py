@@ -130,7 +130,10 @@ class Exchange:
         kind = header(scope, b"content-type")
         if kind is not None and b"json" not in kind.lower():
             raise BadRequest(
-                "The content type must be application/json.", status=415, param="content-type", code="unsupported_media_type"
+                "The content type must be application/json.",
+                status=415,
+                param="content-type",
+                code="unsupported_media_type",
             )
         encoding = header(scope, b"content-encoding")
         if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):

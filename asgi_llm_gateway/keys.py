@@ -36,7 +36,9 @@ def digest_of(secret: bytes) -> str | None:
     return hashlib.sha256(secret).hexdigest()
 
 
-def new_key(tenant: str, *, name: str = "", expires: float | None = None, secret: str | None = None) -> tuple[ApiKey, str]:
+def new_key(
+    tenant: str, *, name: str = "", expires: float | None = None, secret: str | None = None
+) -> tuple[ApiKey, str]:
     """A key for a tenant and its secret. Raises ValueError for a secret that can't be a key."""
     secret = new_secret() if secret is None else secret
     digest = digest_of(secret.encode())

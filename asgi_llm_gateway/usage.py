@@ -148,7 +148,9 @@ class UsageReader:
     def end(self) -> Usage | None:
         """No more bytes will come: the usage, if the answer told it."""
         if self._splitter is None:
-            self.usage = usage_of_answer(b"".join(self._body)) if self._size >= 0 else _usage_at_end(b"".join(self._body))
+            self.usage = (
+                usage_of_answer(b"".join(self._body)) if self._size >= 0 else _usage_at_end(b"".join(self._body))
+            )
             self._body.clear()
             self.complete = True
         return self.usage

@@ -170,9 +170,7 @@ class LLMRequest:
     def wants_usage(self) -> bool:
         """Whether the client itself asked for the usage event of a stream."""
         options = self.data.get("stream_options")
-        return (
-            isinstance(options, dict) and options.get("include_usage") is True and "stream_options" not in self.added
-        )
+        return isinstance(options, dict) and options.get("include_usage") is True and "stream_options" not in self.added
 
     def with_fields(self, **fields: Any) -> LLMRequest:
         """The request with other values; ``None`` takes a field out."""

@@ -126,7 +126,9 @@ PATHS: Mapping[Dialect, str] = {
 """Paths below an OpenAI-compatible base URL."""
 
 _SECRETS = re.compile(r"\b(?:sk|pk|gsk|xai|ek|key|gw)[-_][A-Za-z0-9_*.-]{6,}|\bBearer\s+\S+|AIza[\w-]{10,}")
-_PLACES = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)]+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\b(?:[\w-]+\.)+(?:internal|local|svc|lan)\b(?::\d+)?")
+_PLACES = re.compile(
+    r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)]+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\b(?:[\w-]+\.)+(?:internal|local|svc|lan)\b(?::\d+)?"
+)
 MAX_ERROR_TEXT = 600
 """Characters of a provider's error message that are passed on."""
 
@@ -160,7 +162,9 @@ def retry_after(headers: Sequence[Header]) -> tuple[Header, ...]:
     return tuple((name, value) for name, value in headers if name in (b"retry-after", b"retry-after-ms"))
 
 
-def failure(name: str, status: int, headers: Sequence[Header], body: bytes, secrets: Sequence[str] = ()) -> GatewayError:
+def failure(
+    name: str, status: int, headers: Sequence[Header], body: bytes, secrets: Sequence[str] = ()
+) -> GatewayError:
     """A provider's failure as the client is told: its own fault keeps its status, the gateway's becomes 502."""
     fields = error_fields(body)
     said = fields.get("message")
@@ -181,5 +185,7 @@ def failure(name: str, status: int, headers: Sequence[Header], body: bytes, secr
     if status in (503, 529):
         return UpstreamError(message, status=503, code="upstream_unavailable", headers=retry_after(headers))
     if 400 <= status < 500:
-        return GatewayError(message, status=status, type="invalid_request_error", code=code or "upstream_refused", param=param)
+        return GatewayError(
+            message, status=status, type="invalid_request_error", code=code or "upstream_refused", param=param
+        )
     return UpstreamError(message)

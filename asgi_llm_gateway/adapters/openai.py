@@ -178,6 +178,9 @@ class OpenAIStream:
     def finish(self) -> bytes:
         """See StreamDecoder. A stream may end without ``[DONE]`` only where the answer said why it ended."""
         rest = self._splitter.rest
+        if rest.strip() == b"data: [DONE]":  # without its blank line, which clients need
+            self.ending = self.complete = True
+            return rest.strip() + b"\n\n"
         if not rest and (self._finished or self.failed):
             self.complete = True
         return b""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 try:
     from limits import RateLimitItem
@@ -39,7 +39,7 @@ class WindowStorage(Storage, SlidingWindowCounterSupport):
     number of tenants. This one keeps two counters a key and forgets those of past windows when a new one begins.
     """
 
-    STORAGE_SCHEME: ClassVar[list[str]] = ["async+gatewaywindow"]
+    STORAGE_SCHEME = ["async+gatewaywindow"]  # noqa: RUF012 - declared so by the package
 
     def __init__(self, uri: str | None = None, wrap_exceptions: bool = False, **options: Any) -> None:
         super().__init__(uri, wrap_exceptions, **options)

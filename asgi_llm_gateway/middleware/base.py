@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Hashable, Mapping
+from collections.abc import Awaitable, Mapping
 from enum import IntEnum
 from typing import Any, ClassVar, Literal
 
@@ -61,12 +61,12 @@ class LLMMiddleware:
         paths: Mapping[str, str] | None = None,
         govern: Literal["v1", "all"] = "v1",
         max_body: int = MAX_BODY,
-        settings: tuple[Hashable, ...] = (),
+        settings: tuple[object, ...] = (),
     ) -> None:
         self.app = app
         self._table = Table(paths, govern)
         self._max_body = max_body
-        self._settings = (type(self), self._table.settings, max_body, *settings)
+        self._settings: tuple[object, ...] = (type(self), self._table.settings, max_body, *settings)
         self._seals = not getattr(type(app), "joins_exchange", False)
 
     async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,6 +80,7 @@ class LLMMiddleware:
         return self.app(scope, receive, send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
         kind = scope["type"]
         if kind == "http":
             exchange: Exchange | None = scope.get(KEY)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from .._asgi import ASGIApp, Receive, Scope, Send, finish
 from ..errors import BadRequest, BudgetError, Forbidden, MethodNotAllowed, StoreError, Unavailable
-from ..exchange import Call, Exchange
+from ..exchange import MAX_BODY, Call, Exchange
 from ..prices import DEFAULT_PRICES, FREE, PriceTable, cost_of
 from ..records import NANO_PER_USD, CallRecord, Hold, Price, Usage
 from ..stores.base import Ledger
@@ -38,7 +38,9 @@ class BudgetMiddleware(LLMMiddleware):
         min_output: The fewest output tokens worth a call; ``None`` takes MIN_OUTPUT_TOKENS.
         unknown_price: ``"refuse"`` or ``"free"``: what happens to a model without a price when the tenant has a budget.
         clock: Unix time in seconds.
-        **shell: ``paths``, ``govern`` and ``max_body``, see LLMMiddleware.
+        paths: See LLMMiddleware.
+        govern: See LLMMiddleware.
+        max_body: See LLMMiddleware.
     """
 
     rank = Rank.BUDGET
@@ -53,12 +55,14 @@ class BudgetMiddleware(LLMMiddleware):
         min_output: int | None = None,
         unknown_price: str = "refuse",
         clock: Callable[[], float] = time.time,
-        **shell: Any,
+        paths: Mapping[str, str] | None = None,
+        govern: Literal["v1", "all"] = "v1",
+        max_body: int = MAX_BODY,
     ) -> None:
         if unknown_price not in ("refuse", "free"):
             raise ValueError(f"unknown_price={unknown_price!r}: use 'refuse' or 'free'")
         same = (id(ledger) if ledger else None, id(prices) if prices else None, default_max_output, min_output)
-        super().__init__(app, settings=(*same, unknown_price), **shell)
+        super().__init__(app, settings=(*same, unknown_price), paths=paths, govern=govern, max_body=max_body)
         self._ledger = ledger
         self._prices = prices
         self._wanted = default_max_output
@@ -130,7 +134,11 @@ def _refuse_unpriced(exchange: Exchange, scope: Scope) -> None:
     path = exchange.route.path
     if scope["method"] in ("GET", "HEAD") and any(path == free or path.startswith(free + "/") for free in _FREE_GETS):
         return
-    if path.startswith("/v1/realtime/") or path == "/v1/messages/count_tokens" or exchange.identity.tenant.budget is None:
+    if (
+        path.startswith("/v1/realtime/")
+        or path == "/v1/messages/count_tokens"
+        or exchange.identity.tenant.budget is None
+    ):
         return
     raise Forbidden(
         f"'{path}' has no price, and the tenant has a budget. Ask the operator to list the path in 'paths'.",
@@ -270,9 +278,8 @@ class Account:
             used = Usage()
             cost = 0
             for call in exchange.calls:
-                usage = call.usage or estimate(call.request or self._request)
                 cost += self._cost(call)
-                used = _sum(used, usage)
+                used = _sum(used, self._used(call))
             return used, cost, exchange.calls[-1].target.provider
         usage = exchange.usage
         if usage is None:
@@ -282,9 +289,11 @@ class Account:
         price = self._price(self._request.model, None) if self._request is not None else FREE
         return usage, cost_of(usage, price), None
 
+    def _used(self, call: Call) -> Usage:
+        return call.usage if call.usage is not None else estimate(call.request or self._request)
+
     def _cost(self, call: Call) -> int:
-        usage = call.usage or estimate(call.request or self._request)
-        return cost_of(usage, self._price(call.target.model, call.target.provider))
+        return cost_of(self._used(call), self._price(call.target.model, call.target.provider))
 
     def _record(self, used: Usage, cost: int, provider: str | None) -> CallRecord:
         exchange = self._exchange

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Literal
 
 from .._asgi import ASGIApp, Receive, Scope, Send
 from ..errors import Header, RateLimited
-from ..exchange import Exchange
+from ..exchange import MAX_BODY, Exchange
 from ._window import Window, WindowLimiter
 from .base import LLMMiddleware, Rank
 
@@ -23,15 +24,24 @@ class RateLimitMiddleware(LLMMiddleware):
         app: The ASGI app further in.
         requests: Requests in a window; ``None`` takes RATE_LIMIT_MAX_REQUESTS.
         window: Seconds of the window; ``None`` takes RATE_LIMIT_WINDOW_MS.
-        **shell: ``paths``, ``govern`` and ``max_body``, see LLMMiddleware.
+        paths: See LLMMiddleware.
+        govern: See LLMMiddleware.
+        max_body: See LLMMiddleware.
     """
 
     rank = Rank.RATE_LIMIT
 
     def __init__(
-        self, app: ASGIApp, *, requests: int | None = None, window: float | None = None, **shell: Any
+        self,
+        app: ASGIApp,
+        *,
+        requests: int | None = None,
+        window: float | None = None,
+        paths: Mapping[str, str] | None = None,
+        govern: Literal["v1", "all"] = "v1",
+        max_body: int = MAX_BODY,
     ) -> None:
-        super().__init__(app, settings=(requests, window), **shell)
+        super().__init__(app, settings=(requests, window), paths=paths, govern=govern, max_body=max_body)
         if requests is not None and requests < 1:
             raise ValueError(f"requests={requests}: at least 1")
         if window is not None and window <= 0:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 from .._asgi import ASGIApp, Receive, Scope, Send, headers_named
 from ..errors import BadRequest, Forbidden, InvalidKey, NotFound, StoreError, Unavailable
-from ..exchange import Exchange
+from ..exchange import MAX_BODY, Exchange
 from ..keys import digest_of
 from ..records import Identity, Tenant
 from ..stores.base import TenantStore
@@ -33,7 +33,9 @@ class TenantMiddleware(LLMMiddleware):
         store: Tenants and keys; ``None`` takes the shared store that the settings name.
         remember: Seconds for which a look-up holds: so long may a revoked key live on.
         clock: Unix time in seconds.
-        **shell: ``paths``, ``govern`` and ``max_body``, see LLMMiddleware.
+        paths: See LLMMiddleware.
+        govern: See LLMMiddleware.
+        max_body: See LLMMiddleware.
     """
 
     rank = Rank.TENANT
@@ -45,9 +47,17 @@ class TenantMiddleware(LLMMiddleware):
         store: TenantStore | None = None,
         remember: float = 2.0,
         clock: Callable[[], float] = time.time,
-        **shell: Any,
+        paths: Mapping[str, str] | None = None,
+        govern: Literal["v1", "all"] = "v1",
+        max_body: int = MAX_BODY,
     ) -> None:
-        super().__init__(app, settings=(id(store) if store is not None else None, remember), **shell)
+        super().__init__(
+            app,
+            settings=(id(store) if store is not None else None, remember),
+            paths=paths,
+            govern=govern,
+            max_body=max_body,
+        )
         self._directory = _Directory(store, remember, clock)
 
     async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import re
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Literal
 
 from .._asgi import ASGIApp, Receive, Scope, Send
 from ..errors import GatewayError
-from ..exchange import Exchange
+from ..exchange import MAX_BODY, Exchange
 from ..records import TraceRecord
 from ..tracelog import TraceLog, shared_traces
 from .base import LLMMiddleware, Rank
@@ -29,13 +30,25 @@ class TracingMiddleware(LLMMiddleware):
     Args:
         app: The ASGI app further in.
         traces: Where calls are recorded; ``None`` takes the shared log of this process.
-        **shell: ``paths``, ``govern`` and ``max_body``, see LLMMiddleware.
+        paths: See LLMMiddleware.
+        govern: See LLMMiddleware.
+        max_body: See LLMMiddleware.
     """
 
     rank = Rank.TRACING
 
-    def __init__(self, app: ASGIApp, *, traces: TraceLog | None = None, **shell: Any) -> None:
-        super().__init__(app, settings=(id(traces) if traces is not None else None,), **shell)
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        traces: TraceLog | None = None,
+        paths: Mapping[str, str] | None = None,
+        govern: Literal["v1", "all"] = "v1",
+        max_body: int = MAX_BODY,
+    ) -> None:
+        super().__init__(
+            app, settings=(id(traces) if traces is not None else None,), paths=paths, govern=govern, max_body=max_body
+        )
         self._traces = shared_traces if traces is None else traces
 
     async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +99,7 @@ def _ids(scope: Scope) -> tuple[bytes, bytes]:
                 trace_id = found[1]
     # Not secrets, and drawn for every call: the Mersenne twister is enough, and is seeded anew in every process.
     if not trace_id:
-        trace_id = b"%032x" % random.getrandbits(128)  # noqa: S311
+        trace_id = b"%032x" % random.getrandbits(128)
     if not request_id:
-        request_id = b"req_%032x" % random.getrandbits(128)  # noqa: S311
+        request_id = b"req_%032x" % random.getrandbits(128)
     return request_id, trace_id

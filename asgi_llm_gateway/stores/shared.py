@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from .._closing import on_close
 from ..errors import StoreError
 from ..keys import check_tenant_id, new_key
 from ..records import Tenant
@@ -52,7 +53,10 @@ async def shared_tenants() -> TenantStore:
     """Tenants and keys of this process's settings. Raises StoreError; the next call tries again."""
     settings = current()
     loop = asyncio.get_running_loop()
-    stores = _opened.setdefault(loop, {})
+    if loop not in _opened:
+        _opened[loop] = {}
+        on_close(close_shared)
+    stores = _opened[loop]
     url = store_url(settings)
     task = stores.get(url)
     if task is None:  # a task, so that many first requests open it once and none of them can cancel it

@@ -1,0 +1,1 @@
+"""The operators' side: ``/health`` and ``/api/*``, a Starlette app beside the proxy."""

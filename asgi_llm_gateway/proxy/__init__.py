@@ -1,0 +1,1 @@
+"""The terminal app, for those who have none: routing, and the upstream client."""

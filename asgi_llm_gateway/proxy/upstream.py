@@ -1,0 +1,391 @@
+"""The upstream client: pooled HTTP/1.1 connections of our own, or an httpx client. The only file that knows either."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket
+import ssl
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+
+from ..adapters.base import Endpoint, Script, UpstreamRequest
+from ..errors import Header
+from .http1 import Connection
+from .scripted import ScriptedFlight
+from .transfer import Flight, Timeouts, TransferError
+
+_STALE_SECONDS = 1.0
+# A kept connection that dies so soon after a request, without a byte of an answer, had been given up by the server
+# before: asked once more on a fresh one. Later than that the server may well have done the work, and it is not.
+
+
+class Origin(NamedTuple):
+    """Where connections go."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+class _Prepared(NamedTuple):
+    """An Endpoint as this client sends it: all of the head but the length."""
+
+    origin: Origin
+    head: bytes
+
+
+def prepare(endpoint: Endpoint) -> _Prepared:
+    """The request line and headers of an endpoint, checked and rendered. Raises ValueError for what is no http URL."""
+    parts = urlsplit(endpoint.url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ValueError("an upstream URL is http://host[:port]/path or https://host[:port]/path")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if any(ord(character) < 33 or ord(character) > 126 for character in path):
+        raise ValueError("an upstream URL holds printable ASCII without spaces")
+    lines = [f"{endpoint.method} {path} HTTP/1.1\r\nhost: {parts.netloc}\r\n".encode()]
+    for name, value in endpoint.headers:
+        if b"\r" in name + value or b"\n" in name + value:
+            raise ValueError("a header can't hold a line break")
+        lines.append(name + b": " + value + b"\r\n")
+    return _Prepared(Origin(parts.scheme, parts.hostname, port), b"".join(lines))
+
+
+class UpstreamClient:
+    """Upstream calls of one event loop.
+
+    Args:
+        timeouts: Seconds for each phase.
+        max_connections: Per origin; further calls wait, at most the connect timeout.
+        keep_alive: Seconds that an idle connection is kept.
+        ssl_context: For https; certificates are verified by the system's authorities where none is given.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeouts: Timeouts | None = None,
+        max_connections: int = 1000,
+        keep_alive: float = 30.0,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.timeouts = timeouts or Timeouts()
+        self._max = max_connections
+        self._keep_alive = keep_alive
+        self._ssl = ssl_context
+        self._pools: dict[Origin, _Pool] = {}
+
+    def open(self, request: UpstreamRequest | Script, extra: Sequence[Header] = ()) -> Flight:
+        """A call, not yet sent; ``extra`` are headers of this call alone (names and values that the gateway made)."""
+        if isinstance(request, Script):
+            return ScriptedFlight(request)
+        endpoint = request.endpoint
+        prepared: _Prepared = endpoint.prepared
+        if prepared is None:
+            prepared = endpoint.prepared = prepare(endpoint)
+        pool = self._pools.get(prepared.origin)
+        if pool is None:
+            pool = self._pools[prepared.origin] = _Pool(prepared.origin, self)
+        lines = b"".join([name + b": " + value + b"\r\n" for name, value in extra])
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (prepared.head, lines, len(request.body))
+        return PooledFlight(pool, head + request.body, self.timeouts)
+
+    def tls(self) -> ssl.SSLContext:
+        """The context for https, made on first use: it reads the system's certificates."""
+        if self._ssl is None:
+            self._ssl = ssl.create_default_context()
+        return self._ssl
+
+    @property
+    def limits(self) -> tuple[int, float]:
+        """Connections per origin, and seconds that an idle one is kept."""
+        return self._max, self._keep_alive
+
+    async def close(self) -> None:
+        """Cut all connections, in use or not."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+class _Pool:
+    """The connections to one origin."""
+
+    def __init__(self, origin: Origin, client: UpstreamClient) -> None:
+        self._origin = origin
+        self._client = client
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
+        self._opening = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+
+    def idle(self) -> Connection | None:
+        """The connection that was used last, if it still is of use; one that idled too long is not."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if connection.error is None:
+                if asyncio.get_running_loop().time() - connection.idle_since <= self._client.limits[1]:
+                    return connection
+                connection.fail(TransferError("cut", "idled too long"))
+        return None
+
+    async def fresh(self) -> Connection:
+        """A new connection, or one that becomes free while the pool is full. Raises TransferError."""
+        loop = asyncio.get_running_loop()
+        while len(self._all) + self._opening >= self._client.limits[0]:
+            turn = loop.create_future()
+            self._waiting.append(turn)
+            try:
+                async with asyncio.timeout(self._client.timeouts.connect):
+                    await turn
+            except TimeoutError:
+                raise TransferError("pool", "all connections are in use") from None
+            finally:
+                if not turn.done() or turn.cancelled():
+                    self._waiting.remove(turn)
+            connection = self.idle()
+            if connection is not None:
+                return connection
+        self._opening += 1
+        try:
+            connection = await self._connect(loop)
+        finally:
+            self._opening -= 1
+        self._all.add(connection)
+        return connection
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> Connection:
+        origin, context = self._origin, None
+        if origin.scheme == "https":
+            context = self._client.tls()
+        try:
+            async with asyncio.timeout(self._client.timeouts.connect):
+                transport, connection = await loop.create_connection(
+                    lambda: Connection(loop, self._freed),
+                    origin.host,
+                    origin.port,
+                    ssl=context,
+                    server_hostname=origin.host if context else None,
+                )
+        except TimeoutError:
+            raise TransferError("timeout", f"no connection to {origin.host}:{origin.port} in time") from None
+        except ssl.SSLError as error:
+            raise TransferError("connect", f"TLS with {origin.host}:{origin.port}: {error.reason}") from error
+        except (OSError, UnicodeError) as error:
+            raise TransferError("connect", f"{origin.host}:{origin.port}: {error}") from error
+        wire: socket.socket | None = transport.get_extra_info("socket")
+        if wire is not None and wire.family in (socket.AF_INET, socket.AF_INET6):
+            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._closed:
+            transport.abort()
+        return connection
+
+    def _freed(self, connection: Connection) -> None:
+        """A call is over, or a connection was lost."""
+        if connection.error is None and not self._closed:
+            self._idle.append(connection)
+        else:
+            self._all.discard(connection)
+            if connection in self._idle:
+                self._idle.remove(connection)
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                break
+
+    def close(self) -> None:
+        """Cut everything."""
+        self._closed = True
+        for connection in list(self._all):
+            connection.fail(TransferError("cut", "the gateway shuts down"))
+
+
+class PooledFlight:
+    """A Flight over the pool."""
+
+    __slots__ = ("_connecting", "_connection", "_data", "_ended", "_pool", "_timeouts")
+
+    def __init__(self, pool: _Pool, data: bytes, timeouts: Timeouts) -> None:
+        self._pool = pool
+        self._data = data
+        self._timeouts = timeouts
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[Connection] | None = None
+        self._ended: Exception | None = None
+
+    @property
+    def status(self) -> int:
+        """See Flight."""
+        return 0 if self._connection is None else self._connection.status
+
+    @property
+    def headers(self) -> Sequence[Header]:
+        """See Flight."""
+        return () if self._connection is None else self._connection.headers
+
+    @property
+    def done(self) -> bool:
+        """See Flight."""
+        return self._connection is not None and self._connection.complete
+
+    async def start(self) -> None:
+        """See Flight. Raises TransferError."""
+        connection = self._pool.idle()
+        if connection is not None:
+            self._connection = connection
+            begun = asyncio.get_running_loop().time()
+            try:
+                await connection.begin(self._data, self._timeouts)
+                return
+            except TransferError as error:
+                late = asyncio.get_running_loop().time() - begun > _STALE_SECONDS
+                if error.kind != "cut" or error.received or late or self._ended is not None:
+                    raise
+                connection.free()
+        connection = await self._fresh()
+        self._connection = connection
+        await connection.begin(self._data, self._timeouts)
+
+    async def _fresh(self) -> Connection:
+        """A connection, in a task of its own, so that ``abort`` can end the wait for it."""
+        if self._ended is not None:
+            raise self._ended
+        task = self._connecting = asyncio.get_running_loop().create_task(self._pool.fresh())
+        try:
+            connection = await task
+        except asyncio.CancelledError:
+            task.cancel()
+            task.add_done_callback(_unused)
+            if self._ended is not None:
+                raise self._ended from None
+            raise
+        finally:
+            self._connecting = None
+        if self._ended is not None:
+            _unused(task)
+            raise self._ended
+        return connection
+
+    def take(self) -> bytes:
+        """See Flight."""
+        assert self._connection is not None
+        return self._connection.take()
+
+    async def wait(self) -> None:
+        """See Flight."""
+        assert self._connection is not None
+        more = self._connection.more()
+        if more is not None:
+            await more
+
+    def abort(self, reason: Exception) -> None:
+        """See Flight."""
+        if self._ended is None:
+            self._ended = reason
+            if self._connecting is not None:
+                self._connecting.cancel()
+            elif self._connection is not None and self._connection.busy and not self._connection.complete:
+                self._connection.fail(reason)
+
+    def close(self) -> None:
+        """See Flight."""
+        if self._connection is not None:
+            self._connection.free()
+
+
+def _unused(task: asyncio.Task[Connection]) -> None:
+    """A connection that came too late for its call."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().fail(TransferError("cut", "not wanted any more"))
+
+
+# -- httpx, for those who need proxies, HTTP/2, client certificates or a transport of their own ------------------------
+
+
+class HTTPXClient:
+    """Upstream calls over an ``httpx.AsyncClient`` (httpx2's too). Slower by far, and able to do what ours is not.
+
+    Args:
+        client: The client; who made it closes it.
+        timeouts: Seconds for each phase; connect, write and pool are the client's own.
+    """
+
+    def __init__(self, client: Any, *, timeouts: Timeouts | None = None) -> None:
+        self.timeouts = timeouts or Timeouts()
+        self._client = client
+
+    def open(self, request: UpstreamRequest | Script, extra: Sequence[Header] = ()) -> Flight:
+        """See UpstreamClient."""
+        if isinstance(request, Script):
+            return ScriptedFlight(request)
+        from .httpx_flight import HTTPXFlight
+
+        return HTTPXFlight(self._client, request, extra, self.timeouts)
+
+    async def close(self) -> None:
+        """The client is its maker's."""
+
+
+class _OwnHTTPXClient(HTTPXClient):
+    """One that the gateway made itself, because the environment names a proxy."""
+
+    async def close(self) -> None:
+        """Close the client."""
+        await self._client.aclose()
+
+
+Client = UpstreamClient | HTTPXClient
+
+
+def open_client(
+    *, http_client: Any = None, timeouts: Timeouts | None = None, max_connections: int = 1000, urls: Sequence[str] = ()
+) -> Client:
+    """The client for the settings: the caller's own, httpx where the environment names a proxy for ``urls``, else ours."""
+    if http_client is not None:
+        return HTTPXClient(http_client, timeouts=timeouts)
+    if proxied(urls, os.environ):
+        try:
+            import httpx
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                "a proxy is set in the environment; that needs: pip install 'asgi-llm-gateway[httpx]'"
+            ) from None
+        limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
+        waits = timeouts or Timeouts()
+        own = httpx.Timeout(waits.first_byte, connect=waits.connect, write=waits.write, pool=waits.connect)
+        return _OwnHTTPXClient(httpx.AsyncClient(limits=limits, timeout=own), timeouts=timeouts)
+    return UpstreamClient(timeouts=timeouts, max_connections=max_connections)
+
+
+def proxied(urls: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether the environment's proxy variables (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY) concern one of ``urls``."""
+    proxies = getproxies_environment() if environ is os.environ else _proxies_in(environ)
+    if not proxies:
+        return False
+    for url in urls:
+        parts = urlsplit(url)
+        if (parts.scheme in proxies or "all" in proxies) and not _bypassed(parts.hostname or "", proxies):
+            return True
+    return False
+
+
+def _proxies_in(environ: Mapping[str, str]) -> dict[str, str]:
+    found = {name.lower(): value for name, value in environ.items() if value}
+    return {name[: -len("_proxy")]: value for name, value in found.items() if name.endswith("_proxy")}
+
+
+def _bypassed(host: str, proxies: dict[str, str]) -> bool:
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return True
+    except ValueError:
+        if host == "localhost":
+            return True
+    return bool(proxy_bypass_environment(host, proxies))
