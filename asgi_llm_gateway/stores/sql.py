@@ -10,7 +10,7 @@ from typing import Any
 try:
     import sqlalchemy as sa
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-except ModuleNotFoundError as error:  # pragma: no cover - tried in a bare environment by the packaging test
+except ImportError as error:  # pragma: no cover - tried in a bare environment by the packaging test
     raise ModuleNotFoundError("a SQL store needs: pip install 'asgi-llm-gateway[sql]'", name=error.name) from None
 
 from ..errors import StoreError
