@@ -142,7 +142,7 @@ def _check(options: argparse.Namespace) -> int:
     settings, file = current(), current_file()
     router = router_of(settings, file)
     url = urlsplit(store_url(settings))
-    where = url.path if url.scheme.startswith("sqlite") else f"{url.hostname}{url.path}"
+    where = url.path.removeprefix("/") if url.scheme.startswith("sqlite") else f"{url.hostname}{url.path}"
     _say(f"store      {url.scheme.partition('+')[0]}: {where}")
     _say(
         f"admin API  {'open with GATEWAY_ADMIN_KEY' if settings.gateway_admin_key else 'closed (GATEWAY_ADMIN_KEY is unset)'}"
@@ -179,8 +179,8 @@ async def _create_tenant(options: argparse.Namespace) -> int:
     try:
         check_tenant_id(options.id)
         budget = None if options.budget_usd is None else nano_usd(options.budget_usd)
-    except (ValueError, ArithmeticError) as error:
-        return _fail(str(error) or "--budget-usd is no amount")
+    except ValueError as error:
+        return _fail(str(error))
     tenant = Tenant(options.id, options.name, budget, created=time.time())
     if not await (await shared_tenants()).add_tenant(tenant):
         return _fail(f"the tenant '{options.id}' exists already")

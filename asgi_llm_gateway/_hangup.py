@@ -3,6 +3,8 @@
 ASGI tells it only to those who await ``receive()``. A task for that costs more than all else that the relay does, so
 where the server is known to allow it, the coroutine of ``receive()`` is stepped by hand until it waits, and looked at
 again when it is woken. Anywhere else a task does it.
+
+Most JSON answers come before anybody could hang up, so for them the watch begins a moment later.
 """
 
 from __future__ import annotations
@@ -12,9 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from ._asgi import Receive
-
-# Servers whose receive() waits on a plain asyncio.Event and needs no current task.
-_STEPPABLE = ("uvicorn.protocols.http.httptools_impl", "uvicorn.protocols.http.h11_impl")
+from ._stepping import steppable
 
 
 class Hangup:
@@ -33,8 +33,7 @@ class Hangup:
         self._step: Coroutine[Any, Any, Any] | None = None
         self._waiting: asyncio.Future[Any] | None = None
         self._task: asyncio.Task[None] | None = None
-        owner = getattr(receive, "__self__", None)
-        if owner is not None and type(owner).__module__ in _STEPPABLE:
+        if steppable(receive):
             self._begin()
         else:
             self._task = asyncio.get_running_loop().create_task(self._ask())
@@ -83,3 +82,41 @@ class Hangup:
             self._waiting = None
         if step is not None:
             step.close()
+
+
+class Patience:
+    """Starts a Hangup for those calls of one event loop that are still under way at the next tick.
+
+    A hang-up is noticed at most one tick late; a call that is over before costs nothing.
+
+    Args:
+        loop: The event loop.
+        tick: Seconds.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, tick: float = 0.02) -> None:
+        self._loop = loop
+        self._tick = tick
+        self._waiting: dict[object, tuple[Receive, Callable[[], None]]] = {}
+        self._watched: dict[object, Hangup] = {}
+        self._running = False
+
+    def watch(self, call: object, receive: Receive, gone: Callable[[], None]) -> None:
+        """Watch for ``call`` from the next tick on."""
+        self._waiting[call] = receive, gone
+        if not self._running:
+            self._running = True
+            self._loop.call_later(self._tick, self._look)
+
+    def stop(self, call: object) -> None:
+        """The call is over."""
+        if self._waiting.pop(call, None) is None:
+            hangup = self._watched.pop(call, None)
+            if hangup is not None:
+                hangup.stop()
+
+    def _look(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        self._running = False
+        for call, (receive, gone) in waiting.items():
+            self._watched[call] = Hangup(receive, gone)

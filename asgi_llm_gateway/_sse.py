@@ -51,6 +51,8 @@ class EventSplitter:
         self._parts.append(data)
         self._size += len(data)
         if self._size > self._limit:
+            self._parts.clear()  # whoever goes on all the same holds no more than the limit
+            self._size = 0
             raise EventTooLong(f"an event of over {self._limit} bytes")
         return b""
 

@@ -18,6 +18,7 @@ KEY = "asgi_llm_gateway.exchange"
 MAX_BODY = 32 * 1024 * 1024
 """Bytes of a request's body, where nothing else is set."""
 
+_LENGTHS = frozenset(map(len, (b"content-type", b"content-encoding", b"content-length")))
 _NOBODY = Identity(Tenant(DEFAULT_TENANT), None)
 
 
@@ -79,7 +80,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_at_end", "_guards", "_receive", "_replayed", "_watched", "amended", "calls", "ended", "entry",
+        "_at_end", "_guards", "_own_sends", "_receive", "_replayed", "_watched", "amended", "calls", "ended", "entry",
         "exact", "first_byte_at", "gone", "headers", "identity", "max_body", "reader", "record", "request", "route", "seen",
         "status", "usage",
     )  # fmt: skip
@@ -107,6 +108,7 @@ class Exchange:
         self._receive: Receive | None = None
         self._replayed = False
         self._watched = False
+        self._own_sends: dict[Send, Send] = {}
 
     # -- the request ---------------------------------------------------------------------------------------------------
 
@@ -127,21 +129,20 @@ class Exchange:
         return self.replay
 
     def _refuse_by_headers(self, scope: Scope) -> None:
-        kind = header(scope, b"content-type")
-        if kind is not None and b"json" not in kind.lower():
-            raise BadRequest(
-                "The content type must be application/json.",
-                status=415,
-                param="content-type",
-                code="unsupported_media_type",
-            )
-        encoding = header(scope, b"content-encoding")
-        if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
-            raise BadRequest("A compressed body is not accepted. Send it plain.", status=415, param="content-encoding",
-                             code="unsupported_content_encoding")  # fmt: skip
-        length = header(scope, b"content-length")
-        if length is not None and length.isdigit() and len(length) < 20 and int(length) > self.max_body:
-            raise self._too_large()
+        for name, value in scope.get("headers") or ():
+            if len(name) not in _LENGTHS:  # most headers are none of the three
+                continue
+            name = name.lower()
+            if name == b"content-type":
+                if b"json" not in value.lower():
+                    raise BadRequest("The content type must be application/json.", status=415, param="content-type",
+                                     code="unsupported_media_type")  # fmt: skip
+            elif name == b"content-encoding":
+                if value.strip().lower() not in (b"", b"identity"):
+                    raise BadRequest("A compressed body is not accepted. Send it plain.", status=415,
+                                     param="content-encoding", code="unsupported_content_encoding")  # fmt: skip
+            elif name == b"content-length" and value.isdigit() and len(value) < 20 and int(value) > self.max_body:
+                raise self._too_large()
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The body is over the limit of {self.max_body} bytes.")
@@ -216,9 +217,13 @@ class Exchange:
     async def begin_call(self, target: Target, request: LLMRequest | None = None) -> Call:
         """Before every upstream call: all guards agree, or their GatewayError is raised and no call may go out."""
         call = Call(target, request)
-        for guard in self._guards:
-            await guard.begin(call)
-        self.calls.append(call)
+        self.calls.append(call)  # before the guards wait for anything: calls that begin side by side see each other
+        try:
+            for guard in self._guards:
+                await guard.begin(call)
+        except BaseException:
+            self.calls.remove(call)
+            raise
         return call
 
     # -- the answer ----------------------------------------------------------------------------------------------------
@@ -247,7 +252,17 @@ class Exchange:
                     message = {**message, "headers": [*(message.get("headers") or ()), *self.headers]}
             return send(message)
 
+        self._own_sends[send_noted] = send
         return send_noted
+
+    def direct(self, send: Send) -> Send:
+        """The ``send`` behind those that this exchange made and that have nothing more to do.
+
+        That is so once the answer has begun and somebody else tells its usage.
+        """
+        while self.exact and self.first_byte_at is not None and send in self._own_sends:
+            send = self._own_sends[send]
+        return send
 
     def watch(self, send: Send) -> Send:
         """Count usage from the answer's bytes, once; later callers get ``send`` back unchanged.
@@ -279,6 +294,7 @@ class Exchange:
                     return send_last(message)
             return send(message)
 
+        self._own_sends[send_watched] = send
         return send_watched
 
     @property

@@ -9,14 +9,15 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Context, Inexact, InvalidOperation, Overflow
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .keys import check_tenant_id, new_key
 from .records import NANO_PER_USD
 
 
@@ -24,15 +25,32 @@ class SettingsError(ValueError):
     """A setting or the file is wrong; the message names it and says what is allowed. It holds no secret."""
 
 
+# Wide enough for every amount that is allowed; a longer one is refused, never rounded.
+_EXACT = Context(prec=40, traps=[InvalidOperation, Overflow, Inexact])
+
+
 def nano_usd(value: Any) -> int:
-    """Dollars as written ("5", "0.000000001", 2.5) in integer nano-USD; read by Decimal from the text."""
-    amount = Decimal(str(value)) * NANO_PER_USD
-    if amount != amount.to_integral_value() or not 0 <= amount <= 2**62:
-        raise ValueError("an amount in USD: not negative, at most 9 decimals")
-    return int(amount)
+    """Dollars as written ("5", "0.000000001", 2.5) in integer nano-USD; read by Decimal from the text.
+
+    Raises ValueError for what is no amount.
+    """
+    try:
+        amount = _EXACT.multiply(_EXACT.create_decimal(str(value)), NANO_PER_USD)
+        if 0 <= amount <= 2**62 and amount == amount.to_integral_value():
+            return int(amount)
+    except ArithmeticError:
+        pass
+    raise ValueError("an amount in USD: not negative, at most 9 decimals")
+
+
+def _check_key(key: SecretStr) -> SecretStr:
+    new_key("", secret=key.get_secret_value())
+    return key
 
 
 NanoUSD = Annotated[int, BeforeValidator(nano_usd)]
+TenantId = Annotated[str, AfterValidator(check_tenant_id)]
+_Key = Annotated[SecretStr, AfterValidator(_check_key)]
 
 
 class _Strict(BaseModel):
@@ -64,7 +82,7 @@ class TenantConfig(_Strict):
     name: str = ""
     budget_usd: NanoUSD | None = None
     allowed_models: tuple[str, ...] | None = None
-    keys: tuple[SecretStr, ...] = ()
+    keys: tuple[_Key, ...] = ()
 
 
 class FileConfig(_Strict):
@@ -72,7 +90,7 @@ class FileConfig(_Strict):
 
     providers: dict[str, ProviderConfig] = {}
     models: dict[str, ModelConfig] = {}
-    tenants: dict[str, TenantConfig] = {}
+    tenants: dict[TenantId, TenantConfig] = {}
 
 
 class Settings(BaseSettings):

@@ -24,6 +24,14 @@ def _count(value: Any) -> int:
     return value if type(value) is int and 0 <= value <= MAX_COUNT else 0
 
 
+def _told(prompt: Any, completion: Any) -> bool:
+    """Whether these are counts: one of them may be missing, and a senseless one makes both unknown, never zero."""
+    for value in (prompt, completion):
+        if value is not None and (type(value) is not int or not 0 <= value <= MAX_COUNT):
+            return False
+    return prompt is not None or completion is not None
+
+
 def usage_from(usage: Any) -> Usage | None:
     """A ``usage`` object of any dialect as counts; ``None`` where it is none. An explicit zero is zero."""
     if type(usage) is not dict:
@@ -31,21 +39,21 @@ def usage_from(usage: Any) -> Usage | None:
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if prompt is None and completion is None:
         return _other_usage(usage)
-    if type(prompt) is not int and type(completion) is not int:
+    if not _told(prompt, completion):
         return None
     cached = cache_write = reasoning = 0
     details = usage.get("prompt_tokens_details")
-    if details:
+    if type(details) is dict:
         cached, cache_write = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
     details = usage.get("completion_tokens_details")
-    if details:
+    if type(details) is dict:
         reasoning = _count(details.get("reasoning_tokens"))
     return Usage(_count(prompt), _count(completion), cached, cache_write, reasoning)
 
 
 def _other_usage(usage: dict[str, Any]) -> Usage | None:
     given, made = usage.get("input_tokens"), usage.get("output_tokens")
-    if type(given) is not int and type(made) is not int:
+    if not _told(given, made):
         return None
     read, write = _count(usage.get("cache_read_input_tokens")), _count(usage.get("cache_creation_input_tokens"))
     details = usage.get("input_tokens_details")
@@ -87,15 +95,17 @@ class UsageReader:
     Attributes:
         usage: The last counts reported; ``None`` so far.
         events: Data events that came (a stream's rough length in tokens).
+        final: Whether ``usage`` is the whole answer's; Anthropic's first event counts what was made until then.
         complete: Whether the answer came to its own end.
     """
 
-    __slots__ = ("_body", "_size", "_splitter", "complete", "events", "usage")
+    __slots__ = ("_body", "_size", "_splitter", "complete", "events", "final", "usage")
 
     def __init__(self, *, stream: bool, limit: int = 8 * 1024 * 1024) -> None:
         self.usage: Usage | None = None
         self.events = 0
         self.complete = False
+        self.final = False
         self._splitter = EventSplitter(limit) if stream else None
         self._body: list[bytes] = []
         self._size = limit
@@ -144,6 +154,7 @@ class UsageReader:
         found = usage_from(event.get("usage") or (inner.get("usage") if type(inner) is dict else None))
         if found is not None:
             self.usage = _merge(self.usage, found) if kind == "message_delta" else found
+            self.final = kind != "message_start"
 
     def end(self) -> Usage | None:
         """No more bytes will come: the usage, if the answer told it."""
@@ -153,6 +164,8 @@ class UsageReader:
             )
             self._body.clear()
             self.complete = True
+        elif self._splitter.rest:  # a last event without its blank line counts all the same
+            self._read(self._splitter.rest)
         return self.usage
 
 

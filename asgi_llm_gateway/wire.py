@@ -57,10 +57,20 @@ METERED: Mapping[str, Dialect] = {
 }
 """Paths whose POST costs money: parsed, held and settled."""
 
+_LIMIT_FIELDS: Mapping[Dialect | None, tuple[str, ...]] = {
+    "chat": ("max_completion_tokens", "max_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+    "messages": ("max_tokens",),
+}
+"""Where a dialect's output limit sits. Under another dialect's name a provider passes it over, so it is no limit."""
+
 PASS = Route("open", None, "")
 _EXACT = {path: Route("metered", dialect, path) for path, dialect in METERED.items()}
 # Anything that a lenient server might take for another path. Quick: most paths have none of it.
 _ODD = re.compile(r"[^a-z0-9/_.~@:+,-]|//|/\.")
+# What may lead to another path altogether; without it only the letters differ (``/v1/models/Qwen3`` is a fair name).
+_TRICK = re.compile(r"[%;\\\s]|//|/\.")
 
 
 class Table:
@@ -77,6 +87,7 @@ class Table:
             raise ValueError(f"govern={govern!r}: use 'v1' or 'all'")
         self._exact: dict[str, Route] = dict(_EXACT)
         self._prefixes: list[tuple[str, Route]] = []
+        self._lower: list[tuple[str, Route]] = []  # the user's own paths in lower case
         self._all = govern == "all"
         for path, kind in (paths or {}).items():
             if kind not in ("metered", "authenticated", "open"):
@@ -87,6 +98,7 @@ class Table:
                 self._prefixes.append((path[:-1], Route(kind, None, path[:-2])))  # type: ignore[arg-type]
             else:
                 self._exact[path] = Route(kind, None, path)  # type: ignore[arg-type]
+            self._lower.append((path.lower(), self._named(path)))
         self.settings = (tuple(sorted((paths or {}).items())), govern)
 
     def match(self, scope: Any) -> Route:
@@ -98,10 +110,27 @@ class Table:
         found = self._exact.get(path)
         if found is not None:
             return found
-        if _ODD.search(path) is not None and self._named(_canonical(path)).kind != "open":
+        route = self._named(path)
+        plain = PASS
+        if _ODD.search(path) is not None:
+            plain = self._plainly(_canonical(path))
+        elif path.endswith("/") and route.kind != "metered":
+            plain = self._plainly(path.rstrip("/"))
+            if plain.kind != "metered":
+                plain = PASS
+        if plain.kind != "open" and (plain[:2] != route[:2] or _TRICK.search(path) is not None):
             # Another spelling of a guarded path: a server further in may read it as that path, so it is no path at all.
             return Route("misspelt", None, path)
-        return self._named(path)
+        return route
+
+    def _plainly(self, path: str) -> Route:
+        """The route of a path in its plain spelling, whatever case the user's own paths are written in."""
+        route = self._named(path)
+        if route.kind == "open":
+            for own, row in self._lower:
+                if path == own or (own.endswith("/*") and path.startswith(own[:-1])):
+                    return row
+        return route
 
     def _named(self, path: str) -> Route:
         found = self._exact.get(path)
@@ -160,7 +189,7 @@ class LLMRequest:
         self.added: Mapping[str, Any] = _NOTHING
         self.model: str = data["model"]
         self.stream: bool = data.get("stream") is True
-        self.max_tokens: int | None = _limit_of(data)
+        self.max_tokens: int | None = _limit_of(route.dialect, data)
         self.choices: int = data.get("n") or 1
         self.tenant: str | None = data.get("tenant")
         self._rewritten = False
@@ -178,9 +207,10 @@ class LLMRequest:
         data.update((name, value) for name, value in fields.items() if value is not None)
         changed = LLMRequest(self.route, self.raw, data)
         changed.tenant = self.tenant  # taken out of the body, and still what the client asked for
-        changed.added = {**self.added, **{name: value for name, value in fields.items() if name not in self.data}}
+        new = {name: value for name, value in fields.items() if name not in self.data and value is not None}
+        changed.added = {**self.added, **new}
         changed._rewritten = self._rewritten or any(name in self.data for name in fields)
-        changed._body = None
+        changed._body = None if changed._rewritten or new else self._body
         return changed
 
     @property
@@ -204,15 +234,23 @@ _HUGE = re.compile(rb"\d{19}")
 
 def rewrite(raw: bytes, data: dict[str, Any]) -> bytes:
     """Write ``data``, which was read from ``raw`` and changed at its top level, without losing a digit."""
-    if _HUGE.search(raw) is None:
-        return orjson.dumps(data)
-    exact = json.loads(raw)
-    kept = {name: exact[name] if name in exact and exact[name] == value else value for name, value in data.items()}
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        if _HUGE.search(raw) is None:
+            return orjson.dumps(data)
+    except orjson.JSONEncodeError:
+        pass  # it reads deeper than it writes
+    try:
+        exact, rounded = json.loads(raw), orjson.loads(raw)
+        kept = {
+            name: exact[name] if name in exact and rounded[name] == value else value for name, value in data.items()
+        }
+        return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
+    except RecursionError:
+        raise BadRequest("The body is nested too deeply.", code="invalid_json") from None
 
 
-def _limit_of(data: dict[str, Any]) -> int | None:
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+def _limit_of(dialect: Dialect | None, data: dict[str, Any]) -> int | None:
+    for name in _LIMIT_FIELDS.get(dialect, ()):
         value = data.get(name)
         if value is not None:
             return int(value)

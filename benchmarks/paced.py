@@ -49,9 +49,7 @@ def events(count: int) -> list[bytes]:
     return [framed(event({"role": "assistant", "content": ""})), *words, *ends]
 
 
-HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-)
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 def whole(body: bytes) -> bytes:

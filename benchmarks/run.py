@@ -93,7 +93,17 @@ def wrk(url: str, stream: bool, seconds: int, connections: int, folder: Path) ->
     (folder / "body").write_text(json.dumps(body(stream)))
     (folder / "load.lua").write_text(LUA)
     environment = {**os.environ, "WRK_BODY": str(folder / "body"), "WRK_KEY": KEY}
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(folder / "load.lua"), url]
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--timeout",
+        "10s",
+        "-s",
+        str(folder / "load.lua"),
+        url,
+    ]
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
     found = re.search(r"@@ (\d+) (\d+) (\d+) (\d+) ([\d.]+) ([\d.]+)", out)
     if found is None:
@@ -184,7 +194,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options.only.split(","), options, Path(folder))
-    print(f"{'scenario':9} {'stack':12} {'CPU us':>9} {'x bare':>7} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'MB':>6} {'bad':>5}")
+    print(
+        f"{'scenario':9} {'stack':12} {'CPU us':>9} {'x bare':>7} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'MB':>6} {'bad':>5}"
+    )
     for (scenario, name), row in found.items():
         print(
             f"{scenario:9} {name:12} {row['cpu']:9.1f} {row['ratio']:7.2f} {row['rps']:8.0f} "

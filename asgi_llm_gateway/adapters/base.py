@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from ..errors import GatewayError, Header, UpstreamError, UpstreamTimeout
+from ..errors import GatewayError, Header, LoopDetected, UpstreamError, UpstreamTimeout
 from ..records import Usage
 from ..wire import Dialect, LLMRequest
 
@@ -180,6 +180,9 @@ def failure(
     if status == 429:
         return GatewayError(message, status=429, type="rate_limit_error", code=code or "upstream_rate_limited",
                             headers=retry_after(headers))  # fmt: skip
+    if status == 508:
+        return LoopDetected(f"The provider '{name}' leads back to a gateway that the request has been through. "
+                            "Correct its base URL.")  # fmt: skip
     if status in (408, 504, 524):
         return UpstreamTimeout(f"The provider '{name}' timed out ({status}).")
     if status in (503, 529):

@@ -116,13 +116,14 @@ def _status_in(error: Any) -> int:
 
 
 # An event that says more than text: usage that is not null, an error, or the end.
+_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 _NEWS = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[^\sn]|\[DONE\]')
 
 
 class OpenAIStream:
     """One event stream: relayed byte for byte, but for the usage event that only the gateway asked for."""
 
-    __slots__ = ("_drop", "_finished", "_name", "_splitter", "complete", "ending", "events", "failed", "usage")
+    __slots__ = ("_drop", "_last", "_name", "_splitter", "complete", "ending", "events", "failed", "usage")
 
     def __init__(self, name: str, *, drop_usage: bool) -> None:
         self.usage: Usage | None = None
@@ -132,7 +133,7 @@ class OpenAIStream:
         self.failed = False
         self._name = name
         self._drop = drop_usage
-        self._finished = False
+        self._last = (b"", b"", b"")
         self._splitter = EventSplitter()
 
     def feed(self, data: bytes) -> bytes:
@@ -144,9 +145,13 @@ class OpenAIStream:
         if not whole:
             return b""
         self.events += whole.count(b"data:")
-        if b'"finish_reason":"' in whole or b'"finish_reason": "' in whole:
-            self._finished = True
-        if (b'"usage"' in whole or b"[DONE]" in whole or b'"error"' in whole) and _NEWS.search(whole) is not None:
+        self._last = (self._last[1], self._last[2], whole)
+        # Plain searches: this runs for every event, and most say "usage": null, if anything.
+        if (
+            b"[DONE]" in whole
+            or b'"error"' in whole
+            or (b'"usage"' in whole and whole.count(b'"usage"') != whole.count(b'"usage":null'))
+        ):
             return b"".join([event for event in split(whole) if self._keep(event)])
         return whole
 
@@ -181,6 +186,6 @@ class OpenAIStream:
         if rest.strip() == b"data: [DONE]":  # without its blank line, which clients need
             self.ending = self.complete = True
             return rest.strip() + b"\n\n"
-        if not rest and (self._finished or self.failed):
+        if not rest and (self.failed or any(_FINISHED.search(piece) is not None for piece in self._last)):
             self.complete = True
         return b""

@@ -8,17 +8,15 @@ from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import BadRequest
-from ..keys import check_tenant_id
 from ..records import NANO_PER_USD, ApiKey, Balance, Tenant
-from ..settings import NanoUSD
+from ..settings import NanoUSD, TenantId
 
 MAX_BODY = 64 * 1024
 """Bytes that a request to the admin API may have."""
 
-TenantId = Annotated[str, AfterValidator(check_tenant_id)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 
 

@@ -67,6 +67,23 @@ class WindowStorage(Storage, SlidingWindowCounterSupport):
             counts[0] = number
         return counts, 1 - (now / expiry) % 1
 
+    def take(self, key: str, limit: int, expiry: float) -> tuple[bool, int, float]:
+        """One hit and where the key stands after it, in one step: admitted, what remains, seconds until more does.
+
+        The same arithmetic as the strategy's ``hit`` and ``get_window_stats``, which look the key up twice.
+        """
+        now = time.time()
+        counts, weight = self._look(key, expiry, now)
+        used = counts[2] * weight + counts[1]
+        admitted = int(used) + 1 <= limit
+        if admitted:
+            counts[1] += 1
+            used += 1
+        reset = weight * expiry if counts[1] else float("inf")
+        if counts[2]:
+            reset = min(reset, (weight * expiry) % (expiry / counts[2]))
+        return admitted, max(0, limit - int(used)), reset
+
     async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: float, amount: int = 1) -> bool:
         """See limits."""
         counts, weight = self._look(key, expiry, time.time())
@@ -127,10 +144,17 @@ class WindowLimiter:
         self._limit = limit
         self._seconds = seconds
         self._item = _Milliseconds(limit, max(1, round(seconds * 1000)), "gateway")
-        self._strategy = SlidingWindowCounterRateLimiter(storage or WindowStorage())
+        storage = storage or WindowStorage()
+        self._own = storage if isinstance(storage, WindowStorage) else None
+        self._prefix = self._item.key_for("")
+        self._expiry = self._item.get_expiry()
+        self._strategy = SlidingWindowCounterRateLimiter(storage)
 
     async def hit(self, name: str) -> Window:
         """Count one hit, if it is admitted, and say where ``name`` stands."""
+        if self._own is not None:
+            admitted, remaining, reset = self._own.take(name + self._prefix, self._limit, self._expiry)
+            return Window(admitted, self._limit, remaining, reset, self._seconds)
         admitted = await self._strategy.hit(self._item, name)
         stats = await self._strategy.get_window_stats(self._item, name)
         reset = max(0.0, stats.reset_time - time.time())

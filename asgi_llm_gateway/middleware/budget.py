@@ -14,6 +14,7 @@ from ..prices import DEFAULT_PRICES, FREE, PriceTable, cost_of
 from ..records import NANO_PER_USD, CallRecord, Hold, Price, Usage
 from ..stores.base import Ledger
 from ..tokens import estimate, prompt_bound
+from ..usage import UsageReader
 from ..wire import LLMRequest
 from .base import LLMMiddleware, Rank
 
@@ -86,7 +87,7 @@ class BudgetMiddleware(LLMMiddleware):
             await self.forward(exchange, scope, receive, exchange.watch(send))
         finally:
             if not account.closed:  # cut, cancelled or crashed: the tokens are paid for all the same
-                await finish(account.settle())
+                await finish(account.settle(cut=True))
 
     async def _open(self, exchange: Exchange) -> Account:
         """The account of a call, its entry hold taken. Raises BudgetError, BadRequest, Unavailable."""
@@ -230,6 +231,8 @@ class Account:
         request = call.request or self._request
         needed = self._most(call, request)
         for other in self._exchange.calls:
+            if other is call:
+                continue
             needed += self._cost(other) if other.ended else self._most(other, other.request or self._request)
         if needed <= self._hold.amount:
             return
@@ -243,14 +246,13 @@ class Account:
         self._hold = raised
 
     def _most(self, call: Call, request: LLMRequest | None) -> int:
-        if request is None:
-            return 0
-        return _ceiling(request, request.max_tokens or 0, self._price(call.target.model, call.target.provider))
+        price = self._price(call.target.model, call.target.provider)  # refused here, not when it is settled
+        return 0 if request is None else _ceiling(request, request.max_tokens or 0, price)
 
     # -- at the end ----------------------------------------------------------------------------------------------------
 
-    async def settle(self) -> None:
-        """Book what the call cost, once, whoever asks."""
+    async def settle(self, *, cut: bool = False) -> None:
+        """Book what the call cost, once, whoever asks; ``cut`` where its answer did not come to its end."""
         if self.closed or self._settling or self._hold is None:
             return
         self._settling = True
@@ -260,7 +262,7 @@ class Account:
             if not used.total and not cost and (exchange.status or 500) >= 400 and not exchange.calls:
                 await self._ledger.release(self._hold)
             else:
-                await self._ledger.settle(self._hold, cost, self._record(used, cost, provider))
+                await self._ledger.settle(self._hold, cost, self._record(used, cost, provider, cut))
             self.closed = True
         except StoreError as error:
             # The hold stays, and lapses charged whole: never a free call.
@@ -283,9 +285,9 @@ class Account:
             return used, cost, exchange.calls[-1].target.provider
         usage = exchange.usage
         if usage is None:
-            if exchange.status is None or exchange.status >= 400:
-                return Usage(), 0, None  # the app further in refused, or never began
-            usage = estimate(self._request, exchange.reader.events if exchange.reader is not None else 0)
+            if exchange.exact or (exchange.status is not None and exchange.status >= 400):
+                return Usage(), 0, None  # the app further in refused, or made no call
+            usage = _so_far(self._request, exchange.reader)
         price = self._price(self._request.model, None) if self._request is not None else FREE
         return usage, cost_of(usage, price), None
 
@@ -295,7 +297,7 @@ class Account:
     def _cost(self, call: Call) -> int:
         return cost_of(self._used(call), self._price(call.target.model, call.target.provider))
 
-    def _record(self, used: Usage, cost: int, provider: str | None) -> CallRecord:
+    def _record(self, used: Usage, cost: int, provider: str | None, cut: bool) -> CallRecord:
         exchange = self._exchange
         key = exchange.identity.key
         trace = exchange.record
@@ -310,18 +312,32 @@ class Account:
             cost=cost,
             status=exchange.status,
             started=self._started,
-            aborted=exchange.gone,
+            aborted=cut or exchange.gone,
             overdraft=max(0, cost - (self._hold.amount if self._hold else 0)),
         )
 
 
+def _so_far(request: LLMRequest | None, reader: UsageReader | None) -> Usage:
+    """What an answer that was cut had used: what it told of itself, at least its events."""
+    if reader is None or reader.usage is None:
+        return estimate(request, reader.events if reader is not None else 0)
+    if reader.final:
+        return reader.usage
+    return reader.usage._replace(completion=max(reader.usage.completion, reader.events), estimated=True)
+
+
 def _ceiling(request: LLMRequest, output: int, price: Price) -> int:
     """What a call can cost at most, in nano-USD."""
-    return cost_of(Usage(prompt_bound(request), output * max(request.choices, _best_of(request))), price)
+    return cost_of(Usage(prompt_bound(request), output * _answers(request)), price)
 
 
-def _best_of(request: LLMRequest) -> int:
-    return int(request.data.get("best_of") or 1)
+def _answers(request: LLMRequest) -> int:
+    """How many answers are paid for: so many for each prompt, of which the completions dialect takes a list."""
+    each = max(request.choices, int(request.data.get("best_of") or 1))
+    prompts = request.data.get("prompt") if request.route.dialect == "completions" else None
+    if type(prompts) is list and type(prompts[0]) is not int:  # a list of numbers is one prompt, in tokens
+        return each * len(prompts)
+    return each
 
 
 def _output_for(request: LLMRequest, amount: int, price: Price, wanted: int) -> int:
@@ -329,7 +345,7 @@ def _output_for(request: LLMRequest, amount: int, price: Price, wanted: int) -> 
     if price.completion == 0:
         return wanted
     left = amount * _MILLION - prompt_bound(request) * price.prompt
-    return max(1, min(wanted, left // (price.completion * max(request.choices, _best_of(request)))))
+    return max(1, min(wanted, left // (price.completion * _answers(request))))
 
 
 def _limit_field(request: LLMRequest) -> str:

@@ -135,7 +135,7 @@ class _Directory:
     def known(self, digest: str) -> Identity | None:
         """A look-up that is fresh enough and still valid."""
         found = self._known.get(digest)
-        if found is None or found[1] < self._clock():
+        if found is None or found[1] <= self._clock():
             return None
         return found[0]
 

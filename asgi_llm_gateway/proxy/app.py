@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
-from typing import Any
+from threading import get_ident
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from .._asgi import Receive, Scope, Send, headers_named, send_body, send_error
 from .._closing import close_all, on_close
-from .._hangup import Hangup
-from ..adapters.base import Adapter, StreamDecoder
-from ..errors import BadRequest, GatewayError, Header, LoopDetected, MethodNotAllowed, NotFound, UpstreamError
-from ..exchange import KEY, MAX_BODY, Call, ClientGone, Exchange
-from ..records import Usage
-from ..tokens import estimate
-from ..wire import LLMRequest, Route, Table
+from .._hangup import Patience
+from ..errors import BadRequest, GatewayError, Header, LoopDetected, MethodNotAllowed, NotFound
+from ..exchange import KEY, MAX_BODY, ClientGone, Exchange
+from ..wire import Route, Table
+from .attempt import Attempt
 from .models import model_list, one_model
 from .routing import Router, router_of
-from .transfer import Flight, Timeouts, TransferError
+from .transfer import Timeouts
 from .upstream import Client, open_client
 
 log = logging.getLogger("asgi_llm_gateway")
@@ -29,13 +27,13 @@ HOP = b"x-llm-gateway-hop"
 MAX_HOPS = 4
 """Gateways that a request may have been through; workers of one gateway do not know each other's marks."""
 
-# What of the provider's headers the client gets. Its rate limits, cookies and addresses are the gateway's affair.
-_PASSED_ON = frozenset({b"content-type", b"openai-processing-ms", b"openai-version", b"openai-model"})
-_SSE_HEADERS: tuple[Header, ...] = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-)
+
+class _Here(NamedTuple):
+    """What an app has open in one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    client: Client
+    patience: Patience
 
 
 class ProxyApp:
@@ -66,7 +64,8 @@ class ProxyApp:
         self._max_body = max_body
         self._streaming = streaming
         self._table = Table()
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = WeakKeyDictionary()
+        self._threads: dict[int, _Here] = {}  # the same, found without the system call of get_running_loop()
         self._mark = b"%016x" % random.getrandbits(64)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,13 +128,14 @@ class ProxyApp:
         exchange.exact = True
         sent = adapter.request(request, target.model)
         call = await exchange.begin_call(target, request)
-        flight = self._client().open(sent, (hops,))
-        hangup = Hangup(exchange.truth(receive), lambda: flight.abort(ClientGone()))
-        attempt = _Attempt(exchange, call, request, adapter, flight, send)
+        here = self._here()
+        flight = here.client.open(sent, (hops,))
+        here.patience.watch(flight, exchange.truth(receive), lambda: flight.abort(ClientGone()))
+        attempt = Attempt(exchange, call, request, adapter, flight, send)
         try:
             await attempt.run()
         finally:
-            hangup.stop()
+            here.patience.stop(flight)
             flight.close()
             attempt.account()
 
@@ -163,13 +163,17 @@ class ProxyApp:
             self._streaming = current().enable_streaming
         return self._streaming
 
-    def _client(self) -> Client:
-        loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
-            client = self._clients[loop] = self._open_client()
-            on_close(self.aclose)
-        return client
+    def _here(self) -> _Here:
+        """What belongs to the running event loop."""
+        here = self._threads.get(get_ident())
+        if here is None or not here.loop.is_running():  # a thread runs one loop at a time
+            loop = asyncio.get_running_loop()
+            known = self._loops.get(loop)
+            if known is None:
+                known = self._loops[loop] = _Here(loop, self._open_client(), Patience(loop))
+                on_close(self.aclose)
+            here = self._threads[get_ident()] = known
+        return here
 
     def _open_client(self) -> Client:
         from ..settings import current
@@ -192,9 +196,10 @@ class ProxyApp:
 
     async def aclose(self) -> None:
         """Close the upstream connections of this event loop; a later call opens new ones."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.close()
+        self._threads.pop(get_ident(), None)
+        here = self._loops.pop(asyncio.get_running_loop(), None)
+        if here is not None:
+            await here.client.close()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """The lifespan protocol, where the app is the outermost one."""
@@ -206,160 +211,6 @@ class ProxyApp:
                 await close_all()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
-
-
-class _Attempt:
-    """One upstream call and the relay of its answer."""
-
-    __slots__ = ("_adapter", "_call", "_decoder", "_exchange", "_flight", "_request", "_send", "_sent_nothing")
-
-    def __init__(
-        self, exchange: Exchange, call: Call, request: LLMRequest, adapter: Adapter, flight: Flight, send: Send
-    ) -> None:
-        self._exchange = exchange
-        self._call = call
-        self._request = request
-        self._adapter = adapter
-        self._flight = flight
-        self._send = send
-        self._decoder: StreamDecoder | None = None
-        self._sent_nothing = False
-
-    async def run(self) -> None:
-        flight = self._flight
-        try:
-            await flight.start()
-        except TransferError as error:
-            self._sent_nothing = error.kind in ("connect", "pool")
-            log.warning("%s: %s", self._adapter.name, error)
-            raise error.as_answer(self._adapter.name) from error
-        if flight.status != 200:
-            await self._refused()
-        kind = _value(flight.headers, b"content-type")
-        if _value(flight.headers, b"content-encoding").strip().lower() not in (b"", b"identity"):
-            raise UpstreamError(f"The provider '{self._adapter.name}' sent an encoding that was not asked for.")
-        if kind[:17].lower() == b"text/event-stream":
-            await self._stream()
-        elif b"json" in kind.lower():
-            await self._whole()
-        else:
-            raise UpstreamError(f"The provider '{self._adapter.name}' sent no JSON but another content type.")
-
-    async def _refused(self) -> None:
-        """The provider answered with an error: nothing was used."""
-        flight = self._flight
-        body = flight.take()
-        status = flight.status if flight.status >= 400 else 502
-        self._call.end(Usage())
-        error = self._adapter.error(status, flight.headers, body)
-        log.warning("%s answered %d", self._adapter.name, flight.status)
-        raise error
-
-    def _passed_on(self) -> list[Header]:
-        return [one for one in self._flight.headers if one[0] in _PASSED_ON]
-
-    async def _whole(self) -> None:
-        """A JSON answer."""
-        flight, exchange = self._flight, self._exchange
-        body = flight.take()
-        if not flight.done:
-            await self._long(body)
-            return
-        answer = self._adapter.response(self._request, body)
-        self._end(answer.usage)
-        await exchange.end()
-        await send_body(self._send, 200, answer.body, self._passed_on())
-
-    async def _long(self, body: bytes) -> None:
-        """A JSON answer too long to hold: it goes on in pieces, and its usage is read from the end."""
-        flight, send = self._flight, self._send
-        await send({"type": "http.response.start", "status": 200, "headers": self._passed_on()})
-        tail = b""
-        while True:
-            if body:
-                tail = (tail + body)[-65536:]
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-            if flight.done:
-                body = flight.take()
-                if not body:
-                    break
-                continue
-            await flight.wait()
-            body = flight.take()
-        answer = self._adapter.response(self._request, b" " * (2**20) + tail)
-        self._end(answer.usage)
-        await self._exchange.end()
-        await send({"type": "http.response.body", "body": b""})
-
-    async def _stream(self) -> None:
-        """An event stream: each piece goes on when it came."""
-        flight, exchange, send = self._flight, self._exchange, self._send
-        decoder = self._decoder = self._adapter.stream(self._request)
-        headers = [*_SSE_HEADERS, *(one for one in self._passed_on() if one[0] != b"content-type")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        failure: GatewayError | None = None
-        try:
-            while True:
-                data = flight.take()
-                if data:
-                    out = decoder.feed(data)
-                    if decoder.ending and not exchange.ended:
-                        self._end(decoder.usage)
-                        await exchange.end()
-                    if out:
-                        await send({"type": "http.response.body", "body": out, "more_body": True})
-                elif flight.done:
-                    break
-                else:
-                    await flight.wait()
-        except TransferError as error:
-            log.warning("%s: %s", self._adapter.name, error)
-            failure = error.as_answer(self._adapter.name)
-        except UpstreamError as error:
-            failure = error
-        await self._last(decoder, failure)
-
-    async def _last(self, decoder: StreamDecoder, failure: GatewayError | None) -> None:
-        """The stream's end: its own if it came to one, else one error event and no ``[DONE]``."""
-        exchange, send = self._exchange, self._send
-        out = b"" if failure is not None else decoder.finish()
-        if failure is None and not decoder.complete and not decoder.failed:
-            failure = UpstreamError(
-                f"The provider '{self._adapter.name}' ended its stream before the answer was complete.",
-                code="upstream_cut",
-            )
-        if failure is not None and not decoder.complete and not decoder.failed:
-            out = failure.event(exchange.route.envelope)
-            if exchange.record is not None:
-                exchange.record.error = failure.error_code
-        if not exchange.ended:
-            self._end(decoder.usage)
-            await exchange.end()
-        await send({"type": "http.response.body", "body": out, "more_body": False})
-
-    def _end(self, usage: Usage | None) -> None:
-        """The tokens of the call: the provider's counts, else an estimate, never nothing."""
-        if self._call.ended:
-            return
-        if usage is None:
-            usage = estimate(self._request, self._decoder.events if self._decoder is not None else 0)
-        self._call.end(usage)
-        self._exchange.usage = usage
-
-    def account(self) -> None:
-        """Whatever happened, the call has an end and the tokens it may have used."""
-        if not self._call.ended:
-            if self._sent_nothing:
-                self._call.end(Usage())
-            else:
-                self._end(self._decoder.usage if self._decoder is not None else None)
-
-
-def _value(headers: Sequence[Header], name: bytes) -> bytes:
-    for key, value in headers:
-        if key == name:
-            return value
-    return b""
 
 
 __all__ = ["HOP", "ProxyApp"]

@@ -33,9 +33,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_armed", "_chunk_size", "_deadline", "_framed", "_header_bytes", "_informational", "_keep_alive", "_loop",
-        "_on_free", "_parser", "_parts", "_paused", "_phase", "_size", "_stream", "_timeouts", "_timer", "_total",
-        "_transport", "_waiter", "_write_paused", "busy", "complete", "error", "headers", "idle_since", "received",
+        "_armed", "_chunk_size", "_deadline", "_framed", "_head_bytes", "_header_bytes", "_informational", "_keep_alive", "_loop",
+        "_on_free", "_parser", "_parts", "_paused", "_phase", "_sink", "_size", "_stream", "_timeouts", "_timer", "_total",
+        "_transport", "_waiter", "_write_paused", "begun_at", "busy", "complete", "error", "headers", "idle_since", "received",
         "reused", "status",
     )  # fmt: skip
 
@@ -51,6 +51,7 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Callable[[bytes], bool] | None = None
         self._timeouts = Timeouts()
         self._total = 0.0
         self._paused = False
@@ -60,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._informational = False
         self._keep_alive = False
         self._header_bytes = 0
+        self._head_bytes = 0
         self.busy = False
         self.reused = False
         self.received = False
@@ -68,23 +70,27 @@ class Connection(asyncio.Protocol):
         self.headers: list[Header] = []
         self.status = 0
         self.idle_since = 0.0
+        self.begun_at = 0.0
 
     # -- for the flight ------------------------------------------------------------------------------------------------
 
     def begin(self, data: bytes, timeouts: Timeouts) -> asyncio.Future[None]:
         """Send a request; the future is done when the answer can be read (see Flight.start)."""
         assert self._transport is not None
+        if self.error is not None:  # lost between the pool and here
+            raise self.error
         now = self._loop.time()
         self.busy = True
         self.received = self.complete = False
         self._stream = self._framed = self._informational = False
-        self._header_bytes = 0
+        self._header_bytes = self._head_bytes = self.status = 0
         self.headers = []
         self._parts = []
         self._size = 0
         self._timeouts = timeouts
         self._total = now + timeouts.total
         self._waiter = waiter = self._loop.create_future()
+        self.begun_at = now
         self._transport.write(data)
         if self._write_paused:
             self._enter("write", now + timeouts.write)
@@ -116,15 +122,25 @@ class Connection(asyncio.Protocol):
         self._waiter = self._loop.create_future()
         return self._waiter
 
+    def push_to(self, sink: Callable[[bytes], bool]) -> asyncio.Future[None]:
+        """Hand what comes to ``sink`` at once, from the reading callback, until it says False; then see ``more``.
+
+        The future is done when there is something for ``take`` again, or the end. Only where ``more`` gave a future.
+        """
+        more = self.more()
+        assert more is not None
+        self._sink = sink
+        return more
+
     def free(self) -> None:
         """The call is over: back to the pool if the answer is complete, else cut."""
         if not self.busy:
             return
         self.busy = False
         self._parts = []
-        self._waiter = None
+        self._waiter = self._sink = None
         transport = self._transport
-        usable = self.complete and self._keep_alive and self.error is None
+        usable = self.complete and self._keep_alive and self.error is None and not self._write_paused
         if usable and transport is not None and not transport.is_closing():
             if self._paused:
                 self._paused = False
@@ -147,6 +163,7 @@ class Connection(asyncio.Protocol):
         self._wake(reason)
 
     def _wake(self, reason: Exception | None = None) -> None:
+        self._sink = None
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
@@ -168,7 +185,7 @@ class Connection(asyncio.Protocol):
             self._arm()
 
     def _arm(self) -> None:
-        self._armed = min(self._deadline, self._loop.time() + _TICK)
+        self._armed = min(self._deadline, self._loop.time() + min(_TICK, self._timeouts.idle))
         self._timer = self._loop.call_at(self._armed, self._look)
 
     def _look(self) -> None:
@@ -208,8 +225,14 @@ class Connection(asyncio.Protocol):
         if self.complete:
             self._wake()
             return
+        if not self.status:
+            # Of a line without an end, and of interim answers, no header is told.
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEADER_BYTES:
+                self.fail(TransferError("protocol", "a head without an end", received=True))
+                return
         if self._stream:
-            if self._parts:
+            if self._parts and (self._sink is None or not self._sink(self.take())):
                 self._wake()
             if self._size > HIGH_WATER and not self._paused:
                 self._paused = True
@@ -274,11 +297,13 @@ class Connection(asyncio.Protocol):
         if self._informational:
             self.headers = []
             self._framed = self._stream = False
+            self.status = 0
             return
         if self.status in (204, 304):
             self._framed = True
+        self._phase = "idle"
+        self._stream = self._stream and self.status == 200  # an error is wanted whole, whatever it calls itself
         if self._stream:
-            self._phase = "idle"
             self._wake()
 
     def on_body(self, body: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 from ..adapters.base import UpstreamRequest
@@ -33,15 +33,21 @@ class HTTPXFlight:
         """See Flight."""
         self._deadline = asyncio.get_running_loop().time() + self._timeouts.total
         await self._bounded(self._send(), self._timeouts.connect + self._timeouts.first_byte)
-        if any(n == b"content-type" and v[:17].lower() == b"text/event-stream" for n, v in self.headers):
+        kinds = [value for name, value in self.headers if name == b"content-type"]
+        if self.status == 200 and any(kind[:17].lower() == b"text/event-stream" for kind in kinds):
             return
         while not self.done and sum(map(len, self._came)) <= BUFFER_LIMIT:
             await self._bounded(self._read(), self._timeouts.idle)
 
     async def _send(self) -> None:
         endpoint = self._request.endpoint
+        own = self._client.timeout
         made = self._client.build_request(
-            endpoint.method, endpoint.url, content=self._request.body, headers=[*endpoint.headers, *self._extra]
+            endpoint.method,
+            endpoint.url,
+            content=self._request.body,
+            headers=[*endpoint.headers, *self._extra],
+            timeout=(own.connect, None, own.write, own.pool),  # how long to read is bounded here
         )
         self._response = await self._client.send(made, stream=True, follow_redirects=False)
         self.status = self._response.status_code
@@ -84,10 +90,9 @@ class HTTPXFlight:
         self._came.clear()
         return data
 
-    async def wait(self) -> None:
+    def more(self) -> Awaitable[None] | None:
         """See Flight."""
-        if not self._came and not self.done:
-            await self._bounded(self._read(), self._timeouts.idle)
+        return None if self._came or self.done else self._bounded(self._read(), self._timeouts.idle)
 
     def abort(self, reason: Exception) -> None:
         """See Flight."""
@@ -112,6 +117,8 @@ def _translated(error: Exception, received: bool) -> Exception:
     names = {base.__name__ for base in type(error).__mro__}
     if "PoolTimeout" in names:
         return TransferError("pool", "httpx: all connections are in use")
+    if "ConnectTimeout" in names:
+        return TransferError("connect", "httpx: ConnectTimeout")
     if "TimeoutException" in names:
         return TransferError("timeout", f"httpx: {type(error).__name__}", received=received)
     if "ConnectError" in names or "ProxyError" in names or "UnsupportedProtocol" in names:

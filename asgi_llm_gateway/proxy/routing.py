@@ -48,7 +48,9 @@ class Router:
             listed[name] = None
         for adapter in adapters:
             for model in adapter.models:
-                own = model if self._by_pattern(model) is adapter or isinstance(adapter, EchoAdapter) else None
+                # "openrouter/auto" is called so at OpenRouter itself: the provider's name is part of the model's.
+                named = isinstance(adapter, EchoAdapter) or model.startswith(f"{adapter.name}/")
+                own = model if named or self._by_pattern(model) is adapter else None
                 name = own or f"{adapter.name}/{model}"
                 listed[name] = None
                 if own is not None:

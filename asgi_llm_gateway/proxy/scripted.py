@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 from ..adapters.base import Script
 from .transfer import TransferError
@@ -32,10 +33,9 @@ class ScriptedFlight:
         came, self._came = self._came, b""
         return came
 
-    async def wait(self) -> None:
+    def more(self) -> Awaitable[None] | None:
         """See Flight."""
-        if not self._came and not self.done:
-            await self._step()
+        return None if self._came or self.done else self._step()
 
     async def _step(self) -> None:
         if self._ended is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
 from ..errors import GatewayError, Header, UpstreamError, UpstreamTimeout
@@ -71,8 +71,8 @@ class Flight(Protocol):
         """What has come of the body and was not taken; empty if nothing."""
         ...
 
-    async def wait(self) -> None:
-        """Until there is more to take, or ``done``. Raises TransferError."""
+    def more(self) -> Awaitable[None] | None:
+        """What to await until there is more to take, or ``done``; ``None`` where that is so. Raises TransferError."""
         ...
 
     def abort(self, reason: Exception) -> None:

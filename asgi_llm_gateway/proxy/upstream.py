@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
@@ -79,6 +79,8 @@ class UpstreamClient:
         self._keep_alive = keep_alive
         self._ssl = ssl_context
         self._pools: dict[Origin, _Pool] = {}
+        # Asked for once: before Python 3.12, get_running_loop() makes a system call each time.
+        self.loop = asyncio.get_running_loop()
 
     def open(self, request: UpstreamRequest | Script, extra: Sequence[Header] = ()) -> Flight:
         """A call, not yet sent; ``extra`` are headers of this call alone (names and values that the gateway made)."""
@@ -118,6 +120,8 @@ class _Pool:
     def __init__(self, origin: Origin, client: UpstreamClient) -> None:
         self._origin = origin
         self._client = client
+        self.loop = client.loop
+        self._keep_alive = client.limits[1]
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._opening = 0
@@ -130,35 +134,52 @@ class _Pool:
         while idle:
             connection = idle.pop()
             if connection.error is None:
-                if asyncio.get_running_loop().time() - connection.idle_since <= self._client.limits[1]:
+                if self.loop.time() - connection.idle_since <= self._keep_alive:
                     return connection
                 connection.fail(TransferError("cut", "idled too long"))
         return None
 
     async def fresh(self) -> Connection:
         """A new connection, or one that becomes free while the pool is full. Raises TransferError."""
-        loop = asyncio.get_running_loop()
+        loop = self.loop
+        until = loop.time() + self._client.timeouts.connect
         while len(self._all) + self._opening >= self._client.limits[0]:
-            turn = loop.create_future()
-            self._waiting.append(turn)
-            try:
-                async with asyncio.timeout(self._client.timeouts.connect):
-                    await turn
-            except TimeoutError:
-                raise TransferError("pool", "all connections are in use") from None
-            finally:
-                if not turn.done() or turn.cancelled():
-                    self._waiting.remove(turn)
+            await self._turn(until)
             connection = self.idle()
             if connection is not None:
                 return connection
+        if self._closed:
+            raise TransferError("cut", "the gateway shuts down")
         self._opening += 1
         try:
             connection = await self._connect(loop)
-        finally:
+        except BaseException:
             self._opening -= 1
-        self._all.add(connection)
+            self._next()
+            raise
+        self._opening -= 1
+        if connection.error is None:  # lost again already: then begin() tells
+            self._all.add(connection)
+        else:
+            self._next()
         return connection
+
+    async def _turn(self, until: float) -> None:
+        """Wait in line for a connection to become free. Raises TransferError."""
+        turn = self.loop.create_future()
+        self._waiting.append(turn)
+        came = False
+        try:
+            async with asyncio.timeout_at(until):
+                await turn
+            came = True
+        except TimeoutError:
+            raise TransferError("pool", "all connections are in use") from None
+        finally:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            elif not came:  # its turn came in the moment it left
+                self._next()
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> Connection:
         origin, context = self._origin, None
@@ -174,7 +195,7 @@ class _Pool:
                     server_hostname=origin.host if context else None,
                 )
         except TimeoutError:
-            raise TransferError("timeout", f"no connection to {origin.host}:{origin.port} in time") from None
+            raise TransferError("connect", f"no connection to {origin.host}:{origin.port} in time") from None
         except ssl.SSLError as error:
             raise TransferError("connect", f"TLS with {origin.host}:{origin.port}: {error.reason}") from error
         except (OSError, UnicodeError) as error:
@@ -194,6 +215,10 @@ class _Pool:
             self._all.discard(connection)
             if connection in self._idle:
                 self._idle.remove(connection)
+        self._next()
+
+    def _next(self) -> None:
+        """Wake the one that waits longest."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -205,6 +230,8 @@ class _Pool:
         self._closed = True
         for connection in list(self._all):
             connection.fail(TransferError("cut", "the gateway shuts down"))
+        while self._waiting:
+            self._next()
 
 
 class PooledFlight:
@@ -237,15 +264,16 @@ class PooledFlight:
 
     async def start(self) -> None:
         """See Flight. Raises TransferError."""
+        if self._ended is not None:
+            raise self._ended
         connection = self._pool.idle()
         if connection is not None:
             self._connection = connection
-            begun = asyncio.get_running_loop().time()
             try:
                 await connection.begin(self._data, self._timeouts)
                 return
             except TransferError as error:
-                late = asyncio.get_running_loop().time() - begun > _STALE_SECONDS
+                late = self._pool.loop.time() - connection.begun_at > _STALE_SECONDS
                 if error.kind != "cut" or error.received or late or self._ended is not None:
                     raise
                 connection.free()
@@ -257,7 +285,7 @@ class PooledFlight:
         """A connection, in a task of its own, so that ``abort`` can end the wait for it."""
         if self._ended is not None:
             raise self._ended
-        task = self._connecting = asyncio.get_running_loop().create_task(self._pool.fresh())
+        task = self._connecting = self._pool.loop.create_task(self._pool.fresh())
         try:
             connection = await task
         except asyncio.CancelledError:
@@ -278,12 +306,15 @@ class PooledFlight:
         assert self._connection is not None
         return self._connection.take()
 
-    async def wait(self) -> None:
+    def more(self) -> Awaitable[None] | None:
         """See Flight."""
         assert self._connection is not None
-        more = self._connection.more()
-        if more is not None:
-            await more
+        return self._connection.more()
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection, for the relay that pushes."""
+        return self._connection
 
     def abort(self, reason: Exception) -> None:
         """See Flight."""
