@@ -76,13 +76,14 @@ class Exchange:
         first_byte_at: ``time.perf_counter()`` of the first body byte.
         gone: The client hung up before its answer was complete.
         seen: The gateway layers that the call went through, outermost first.
+        rank: The highest rank among them.
         max_body: Bytes that the request's body may have.
     """
 
     __slots__ = (
         "_at_end", "_guards", "_own_sends", "_receive", "_replayed", "_watched", "amended", "calls", "ended", "entry",
-        "exact", "first_byte_at", "gone", "headers", "identity", "max_body", "reader", "record", "request", "route", "seen",
-        "status", "usage",
+        "exact", "first_byte_at", "gone", "headers", "identity", "max_body", "rank", "reader", "record", "request",
+        "route", "seen", "status", "usage",
     )  # fmt: skip
 
     def __init__(self, entry: ASGIApp, route: Route, scope: Scope, *, max_body: int = MAX_BODY) -> None:
@@ -95,6 +96,7 @@ class Exchange:
         self.headers: list[Header] = []
         self.calls: list[Call] = []
         self.seen: list[Any] = []
+        self.rank = -1
         self.usage: Usage | None = None
         self.reader: UsageReader | None = None
         self.exact = False

@@ -52,13 +52,17 @@ class PriceTable:
         self._prices = dict(_SPECIFIED)
         for name, dated in _DATED.items():
             self._prices.update(dict.fromkeys(dated, _SPECIFIED[name]))
-        self._prices.update(own or {})
+        self._own = dict(own or {})
+        self._prices.update(self._own)
 
-    def find(self, model: str, provider: str | None = None) -> Price | None:
+    def find(self, model: str, provider: str | None = None, asked: str | None = None) -> Price | None:
         """The price of a model, ``None`` where it is not known.
 
-        A name with a provider in front (``openai/gpt-4``) is looked up as it is, then without it.
+        A name with a provider in front (``openai/gpt-4``) is looked up as it is, then without it. ``asked`` is the name
+        that the client used: its own price counts, unless the target has one of its own.
         """
+        if asked in self._own and model not in self._own and f"{provider}/{model}" not in self._own:
+            return self._own[asked]
         if provider is not None:
             found = self._prices.get(f"{provider}/{model}")
             if found is not None:

@@ -207,10 +207,14 @@ class LLMRequest:
         data.update((name, value) for name, value in fields.items() if value is not None)
         changed = LLMRequest(self.route, self.raw, data)
         changed.tenant = self.tenant  # taken out of the body, and still what the client asked for
-        new = {name: value for name, value in fields.items() if name not in self.data and value is not None}
-        changed.added = {**self.added, **new}
-        changed._rewritten = self._rewritten or any(name in self.data for name in fields)
-        changed._body = None if changed._rewritten or new else self._body
+        changed.added = {
+            name: value
+            for name, value in {**self.added, **fields}.items()
+            if value is not None and (name in self.added or name not in self.data)
+        }
+        # What the gateway put in itself it may change without touching the client's own bytes.
+        changed._rewritten = self._rewritten or any(name in self.data and name not in self.added for name in fields)
+        changed._body = None if changed._rewritten or changed.added else self.raw
         return changed
 
     @property

@@ -21,7 +21,16 @@ try:
 except ModuleNotFoundError as error:  # pragma: no cover - tried in a bare environment by the packaging test
     raise ModuleNotFoundError("the admin API needs: pip install 'asgi-llm-gateway[server]'", name=error.name) from None
 
-from ..errors import Forbidden, GatewayError, InvalidKey, NotFound, StoreError, TooLarge, Unavailable
+from ..errors import (
+    Forbidden,
+    GatewayError,
+    InvalidKey,
+    MethodNotAllowed,
+    NotFound,
+    StoreError,
+    TooLarge,
+    Unavailable,
+)
 from ..keys import new_key
 from ..records import Tenant
 from ..stores.base import Ledger, TenantStore
@@ -62,9 +71,10 @@ class Admin:
             Route("/api/tenants/{id}/keys", self._guarded(self.list_keys), methods=["GET"]),
             Route("/api/tenants/{id}/keys", self._guarded(self.create_key), methods=["POST"]),
             Route("/api/tenants/{id}/keys/{key_id}", self._guarded(self.revoke_key), methods=["DELETE"]),
-            Route("/api/{path:path}", self._guarded(self._no_path), methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+        app = Starlette(routes=routes, exception_handlers={HTTPException: self._refused})
+        app.router.redirect_slashes = False
+        return app
 
     def _guarded(self, handler: Handler) -> Handler:
         """The handler behind the admin key, its errors in the envelope."""
@@ -154,8 +164,17 @@ class Admin:
             raise NotFound(f"There is no tenant '{tenant_id}'.", code="tenant_not_found")
         return tenant
 
-    async def _no_path(self, request: Request) -> Response:
-        raise NotFound(f"No such path: {request.method} {request.url.path}.")
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        """Starlette's own refusals (404, 405) in the envelope; below /api for those only who may enter."""
+        if not request.scope["path"].endswith("/health"):
+            try:
+                self._check(request)
+            except GatewayError as refusal:
+                return _error(refusal)
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            allow = (error.headers or {}).get("Allow", "")
+            return _error(MethodNotAllowed(f"Use {allow} here.", headers=((b"allow", allow.encode()),)))
+        return _error(NotFound(f"No such path: {request.method} {request.scope['path'][:200]}."))
 
 
 async def _body(request: Request) -> bytes:
@@ -178,11 +197,3 @@ def _error(error: GatewayError) -> Response:
     for name, value in error.headers:
         response.headers[name.decode()] = value.decode()
     return response
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals (405) in the envelope."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    code = "method_not_allowed" if status == 405 else "not_found"
-    return _error(GatewayError(f"{request.method} is not possible here.", status=status,
-                               type="invalid_request_error", code=code))  # fmt: skip

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import BadRequest
 from ..records import NANO_PER_USD, ApiKey, Balance, Tenant
@@ -17,7 +17,16 @@ from ..settings import NanoUSD, TenantId
 MAX_BODY = 64 * 1024
 """Bytes that a request to the admin API may have."""
 
-ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("printable characters only")
+    return text
+
+
+# What a log line, a terminal and every database can hold.
+Name = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
 
 
 class _Body(BaseModel):
@@ -28,7 +37,7 @@ class NewTenant(_Body):
     """``POST /api/tenants``."""
 
     id: TenantId
-    name: str = Field(default="", max_length=256)
+    name: Name = ""
     budget_usd: NanoUSD | None = None
     allowed_models: list[ModelName] | None = None
 
@@ -36,7 +45,7 @@ class NewTenant(_Body):
 class NewKey(_Body):
     """``POST /api/tenants/{id}/keys``."""
 
-    name: str = Field(default="", max_length=256)
+    name: Name = ""
     expires_in_seconds: float | None = Field(default=None, gt=0, le=10 * 365 * 86400)
 
 

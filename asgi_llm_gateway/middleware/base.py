@@ -113,15 +113,16 @@ class LLMMiddleware:
 
     def _join(self, exchange: Exchange) -> bool:
         """Whether this layer has work to do for the call. Raises MisorderedStack, NotFound."""
-        seen = exchange.seen
-        for other in seen:
-            if other._settings == self._settings:
-                return False
-        if self.rank >= Rank.TENANT:
-            for other in seen:
-                if other.rank > self.rank:
+        if self.rank > exchange.rank:  # further in than all before it, as it should be
+            exchange.rank = self.rank
+        else:
+            for other in exchange.seen:
+                if other._settings == self._settings:
+                    return False
+            for other in exchange.seen:
+                if other.rank > self.rank >= Rank.TENANT:
                     raise misordered(outer=other, inner=self)
-        seen.append(self)
+        exchange.seen.append(self)
         if exchange.route.kind == "misspelt" and self.rank >= Rank.TENANT:
             raise NotFound("No such path. Paths are lower case, without '//', ';', '.' segments or escapes.")
         return True

@@ -210,7 +210,8 @@ class Account:
         )
 
     def _price(self, model: str, provider: str | None) -> Price:
-        price = self._prices.find(model, provider)
+        asked = self._request.model if self._request is not None else None
+        price = self._prices.find(model, provider, asked)
         if price is None:
             if self._exchange.identity.tenant.budget is not None and not self.unknown_free:
                 raise BadRequest(
