@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 try:
     from limits import RateLimitItem
@@ -17,12 +17,17 @@ except ModuleNotFoundError as error:  # pragma: no cover - tried in a bare envir
 
 
 class Window(NamedTuple):
-    """Where a caller stands: ``reset`` is seconds until more is admitted, ``seconds`` the window's length."""
+    """Where a caller stands.
+
+    ``reset`` is seconds until nothing counts any more, ``retry`` seconds until the next hit is admitted, ``seconds`` the
+    window's length.
+    """
 
     admitted: bool
     limit: int
     remaining: int
     reset: float
+    retry: float
     seconds: float
 
 
@@ -67,22 +72,16 @@ class WindowStorage(Storage, SlidingWindowCounterSupport):
             counts[0] = number
         return counts, 1 - (now / expiry) % 1
 
-    def take(self, key: str, limit: int, expiry: float) -> tuple[bool, int, float]:
-        """One hit and where the key stands after it, in one step: admitted, what remains, seconds until more does.
+    def take(self, key: str, limit: int, expiry: float) -> tuple[bool, int, float, int]:
+        """One hit, in one step: admitted, and the counts that ``stand`` takes.
 
-        The same arithmetic as the strategy's ``hit`` and ``get_window_stats``, which look the key up twice.
+        The strategy's ``hit`` and ``get_window_stats`` would look the key up twice.
         """
-        now = time.time()
-        counts, weight = self._look(key, expiry, now)
-        used = counts[2] * weight + counts[1]
-        admitted = int(used) + 1 <= limit
+        counts, weight = self._look(key, expiry, time.time())
+        admitted = int(counts[2] * weight + counts[1]) + 1 <= limit
         if admitted:
             counts[1] += 1
-            used += 1
-        reset = weight * expiry if counts[1] else float("inf")
-        if counts[2]:
-            reset = min(reset, (weight * expiry) % (expiry / counts[2]))
-        return admitted, max(0, limit - int(used)), reset
+        return admitted, counts[2], weight, counts[1]
 
     async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: float, amount: int = 1) -> bool:
         """See limits."""
@@ -153,9 +152,29 @@ class WindowLimiter:
     async def hit(self, name: str) -> Window:
         """Count one hit, if it is admitted, and say where ``name`` stands."""
         if self._own is not None:
-            admitted, remaining, reset = self._own.take(name + self._prefix, self._limit, self._expiry)
-            return Window(admitted, self._limit, remaining, reset, self._seconds)
-        admitted = await self._strategy.hit(self._item, name)
-        stats = await self._strategy.get_window_stats(self._item, name)
-        reset = max(0.0, stats.reset_time - time.time())
-        return Window(admitted, self._limit, stats.remaining, reset, self._seconds)
+            admitted, before, weight, now = self._own.take(name + self._prefix, self._limit, self._expiry)
+        else:
+            admitted = await self._strategy.hit(self._item, name)
+            storage = cast(SlidingWindowCounterSupport, self._strategy.storage)
+            before, _, now, left = await storage.get_sliding_window(self._item.key_for(name), self._expiry)
+            weight = min(1.0, max(0.0, (left - self._expiry) / self._expiry))
+        remaining, reset, retry = stand(before, weight, now, self._limit, self._seconds)
+        return Window(admitted, self._limit, remaining, reset, retry, self._seconds)
+
+
+def stand(before: int, weight: float, now: int, limit: int, seconds: float) -> tuple[int, float, float]:
+    """Hits that remain, seconds until all do, and seconds until the next one is admitted.
+
+    ``before`` hits of the last window count by ``weight`` (1 to 0, falling while the present window runs), ``now`` whole.
+    """
+    remaining = max(0, limit - int(before * weight + now))
+    left = weight * seconds
+    if not now:
+        reset = left if before else 0.0
+    else:
+        reset = left + seconds
+    if remaining:
+        return remaining, reset, 0.0
+    if now < limit:  # the last window's share must fall below what is free
+        return remaining, reset, (weight - (limit - now) / before) * seconds
+    return remaining, reset, left + (1 - limit / now) * seconds

@@ -101,7 +101,7 @@ def go_duration(seconds: float) -> bytes:
 
 
 def _refusal(window: Window) -> RateLimited:
-    wait = max(window.reset, 0.001)
+    wait = window.retry + 0.001  # a moment after the share has fallen below
     return RateLimited(
         f"Rate limit reached: {window.limit} requests in {window.seconds:g} s. Try again in {math.ceil(wait * 1000)} ms.",
         headers=((b"retry-after", b"%d" % math.ceil(wait)), (b"retry-after-ms", b"%d" % math.ceil(wait * 1000))),

@@ -17,6 +17,7 @@ from .base import LLMMiddleware, Rank
 
 # What a client may choose as its request id. It is echoed and recorded, never a key of anything.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
+_LENGTHS = frozenset(map(len, (b"x-request-id", b"traceparent")))
 # Source: W3C Trace Context, "traceparent header" (version 00): ids of zeros only are invalid.
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
@@ -90,6 +91,9 @@ def _ids(scope: Scope) -> tuple[bytes, bytes]:
     """The call's request id and trace id: the client's where they are sound, else fresh ones."""
     request_id = trace_id = b""
     for name, value in scope.get("headers") or ():
+        if len(name) not in _LENGTHS:  # most headers are none of the two
+            continue
+        name = name.lower()
         if name == b"x-request-id":
             if _REQUEST_ID.match(value) is not None:
                 request_id = value

@@ -33,10 +33,10 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_armed", "_deadline", "_framed", "_head_bytes", "_header_bytes", "_informational", "_keep_alive",
-        "_loop", "_on_free", "_parser", "_parts", "_paused", "_phase", "_sink", "_size", "_stream", "_timeouts", "_timer", "_total",
-        "_transport", "_waiter", "_write_paused", "begun_at", "busy", "complete", "error", "headers", "idle_since", "received",
-        "reused", "status",
+        "_armed", "_deadline", "_framed", "_head_bytes", "_header_bytes", "_informational", "_keep_alive", "_loop",
+        "_on_free", "_parser", "_parts", "_paused", "_phase", "_sink", "_size", "_stream", "_timeouts", "_timer",
+        "_total", "_transport", "_waiter", "_write_paused", "begun_at", "busy", "complete", "error", "headers",
+        "idle_since", "received", "reused", "status",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_free: Callable[[Connection], None]) -> None:

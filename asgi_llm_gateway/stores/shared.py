@@ -34,8 +34,17 @@ def store_url(settings: Settings) -> str:
     if scheme == "sqlite":
         return "sqlite+aiosqlite://" + rest
     if scheme in ("postgresql", "postgres"):
-        return "postgresql+asyncpg://" + rest
+        return "postgresql+asyncpg://" + _without_channel_binding(rest)
     raise StoreError(f"DATABASE_URL: '{scheme}' is not supported; write sqlite:///... or postgresql://...")
+
+
+def _without_channel_binding(rest: str) -> str:
+    """What stands behind ``://`` less libpq's ``channel_binding``, which the driver does not have."""
+    front, mark, query = rest.partition("?")
+    fields = query.split("&")
+    if "channel_binding=require" in fields:
+        raise StoreError("DATABASE_URL: channel_binding=require is not supported; write sslmode=verify-full instead")
+    return front + mark + "&".join(field for field in fields if not field.startswith("channel_binding="))
 
 
 def _data_dir(settings: Settings) -> Path:

@@ -6,10 +6,12 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 try:
     import sqlalchemy as sa
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+    from sqlalchemy.schema import CreateIndex, CreateTable
 except ImportError as error:  # pragma: no cover - tried in a bare environment by the packaging test
     raise ModuleNotFoundError("a SQL store needs: pip install 'asgi-llm-gateway[sql]'", name=error.name) from None
 
@@ -103,6 +105,35 @@ def _key_row(key: ApiKey) -> dict[str, Any]:
     }
 
 
+def _postgresql(url: str) -> AsyncEngine:
+    """An engine whose URL the driver reads itself: it knows libpq's parameters (sslmode, application_name, ...)."""
+    import asyncpg  # type: ignore[import-untyped]
+
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    timeout = float(query.pop("connect_timeout", 0)) or 60.0  # seconds; asyncpg knows it by another name
+    dsn = parts._replace(scheme="postgresql", query=urlencode(query)).geturl()
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn, timeout=timeout), pool_pre_ping=True
+    )
+
+
+_TABLES_LOCK = 0x6177_6C67
+"""A number of our own for PostgreSQL's advisory locks."""
+
+
+async def _make_tables(connection: AsyncConnection) -> None:
+    """Make the tables that are missing. Workers that start together do not trip over each other."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
+        await connection.run_sync(_meta.create_all)
+        return
+    for table in _meta.sorted_tables:
+        await connection.execute(CreateTable(table, if_not_exists=True))
+        for index in table.indexes:
+            await connection.execute(CreateIndex(index, if_not_exists=True))
+
+
 class SQLTenants:
     """Tenants and keys in a database.
 
@@ -111,7 +142,7 @@ class SQLTenants:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine: AsyncEngine = create_async_engine(url, pool_pre_ping=url.startswith("postgresql"))
+        self._engine: AsyncEngine = _postgresql(url) if url.startswith("postgresql") else create_async_engine(url)
         self._ready = False
 
     @asynccontextmanager
@@ -120,7 +151,7 @@ class SQLTenants:
         try:
             async with self._engine.begin() as connection:
                 if not self._ready:
-                    await connection.run_sync(_meta.create_all)
+                    await _make_tables(connection)
                     self._ready = True
                 yield connection
         except (sa.exc.SQLAlchemyError, OSError) as error:
