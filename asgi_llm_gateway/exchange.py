@@ -81,7 +81,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_at_end", "_guards", "_own_sends", "_receive", "_replayed", "_watched", "amended", "calls", "ended", "entry",
+        "_at_end", "_guards", "_receive", "_replayed", "_watched", "amended", "calls", "ended", "entry",
         "exact", "first_byte_at", "gone", "headers", "identity", "max_body", "rank", "reader", "record", "request",
         "route", "seen", "status", "usage",
     )  # fmt: skip
@@ -110,7 +110,6 @@ class Exchange:
         self._receive: Receive | None = None
         self._replayed = False
         self._watched = False
-        self._own_sends: dict[Send, Send] = {}
 
     # -- the request ---------------------------------------------------------------------------------------------------
 
@@ -242,29 +241,7 @@ class Exchange:
 
     def wrap(self, send: Send) -> Send:
         """The entry's ``send``: puts the layers' headers on the answer, and notes status and first byte."""
-
-        def send_noted(message: Message) -> Awaitable[None]:
-            kind = message["type"]
-            if kind == "http.response.body":
-                if self.first_byte_at is None and message.get("body"):
-                    self.first_byte_at = time.perf_counter()
-            elif kind == "http.response.start":
-                self.status = message["status"]
-                if self.headers:
-                    message = {**message, "headers": [*(message.get("headers") or ()), *self.headers]}
-            return send(message)
-
-        self._own_sends[send_noted] = send
-        return send_noted
-
-    def direct(self, send: Send) -> Send:
-        """The ``send`` behind those that this exchange made and that have nothing more to do.
-
-        That is so once the answer has begun and somebody else tells its usage.
-        """
-        while self.exact and self.first_byte_at is not None and send in self._own_sends:
-            send = self._own_sends[send]
-        return send
+        return _Noted(self, send)
 
     def watch(self, send: Send) -> Send:
         """Count usage from the answer's bytes, once; later callers get ``send`` back unchanged.
@@ -274,35 +251,83 @@ class Exchange:
         if self._watched:
             return send
         self._watched = True
+        return _Watched(self, send)
 
-        async def send_last(message: Message) -> None:
-            if self.reader is not None:
-                self.usage = self.reader.end()
-            if not self.ended:
-                await self.end()
-            await send(message)
+    def direct(self, send: Send) -> Send:
+        """The ``send`` behind those that this exchange made and that have nothing more to do.
 
-        def send_watched(message: Message) -> Awaitable[None]:
-            if self.exact:
-                return send(message)
-            if message["type"] == "http.response.start":
-                if message["status"] < 400 and self.route.dialect is not None:
-                    kind = header(message, b"content-type") or b""
-                    self.reader = UsageReader(stream=kind.startswith(b"text/event-stream"))
-            elif message["type"] == "http.response.body":
-                if self.reader is not None:
-                    self.reader.feed(message.get("body", b""))
-                if not message.get("more_body"):
-                    return send_last(message)
-            return send(message)
+        That is so once the answer has begun and somebody else tells its usage.
+        """
+        if self.exact and self.first_byte_at is not None:
+            while isinstance(send, (_Noted, _Watched)):
+                send = send.inner
+        return send
 
-        self._own_sends[send_watched] = send
-        return send_watched
+    def close(self) -> None:
+        """The entry is done: let go of who refers back, so that no garbage collector is needed."""
+        self._guards.clear()
+        self._at_end.clear()
 
     @property
     def response_started(self) -> bool:
         """Whether the status line has gone out: from then on nothing else can be answered."""
         return self.status is not None
+
+
+class _Noted:
+    """The entry's ``send``. A plain call, no coroutine of its own: it runs for every message."""
+
+    __slots__ = ("_exchange", "inner")
+
+    def __init__(self, exchange: Exchange, inner: Send) -> None:
+        self._exchange = exchange
+        self.inner = inner
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        exchange = self._exchange
+        kind = message["type"]
+        if kind == "http.response.body":
+            if exchange.first_byte_at is None and message.get("body"):
+                exchange.first_byte_at = time.perf_counter()
+        elif kind == "http.response.start":
+            exchange.status = message["status"]
+            if exchange.headers:
+                message = {**message, "headers": [*(message.get("headers") or ()), *exchange.headers]}
+        return self.inner(message)
+
+
+class _Watched:
+    """The ``send`` that reads a stranger's answer for its usage."""
+
+    __slots__ = ("_exchange", "inner")
+
+    def __init__(self, exchange: Exchange, inner: Send) -> None:
+        self._exchange = exchange
+        self.inner = inner
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        exchange = self._exchange
+        if exchange.exact:
+            return self.inner(message)
+        kind = message["type"]
+        if kind == "http.response.start":
+            if message["status"] < 400 and exchange.route.dialect is not None:
+                content = header(message, b"content-type") or b""
+                exchange.reader = UsageReader(stream=content.startswith(b"text/event-stream"))
+        elif kind == "http.response.body":
+            if exchange.reader is not None:
+                exchange.reader.feed(message.get("body", b""))
+            if not message.get("more_body"):
+                return self._last(message)
+        return self.inner(message)
+
+    async def _last(self, message: Message) -> None:
+        exchange = self._exchange
+        if exchange.reader is not None:
+            exchange.usage = exchange.reader.end()
+        if not exchange.ended:
+            await exchange.end()
+        await self.inner(message)
 
 
 def exchange_of(scope: Scope) -> Exchange | None:

@@ -19,6 +19,7 @@ from .proxy.app import ProxyApp
 from .proxy.routing import router_of
 from .settings import current, current_file, secret
 from .stores.shared import shared_ledger, shared_tenants
+from .wire import slash_of_the_host
 
 log = logging.getLogger("asgi_llm_gateway")
 
@@ -60,9 +61,13 @@ class _Beside:
             root: str = scope.get("root_path") or ""
             if root and path.startswith(root):
                 path = path[len(root) :]
-            if path == "/health" or path == "/api" or path.startswith("/api/"):
-                await self._admin(scope, receive, send)
-                return
+            if path.startswith(("/api", "/health")):
+                if path.endswith("/") and slash_of_the_host(scope):
+                    path = path[:-1]
+                    scope = {**scope, "path": scope["path"][:-1]}
+                if path in ("/api", "/health") or path.startswith("/api/"):
+                    await self._admin(scope, receive, send)
+                    return
         await self._llm(scope, receive, send)
 
 

@@ -66,7 +66,7 @@ def _other_usage(usage: dict[str, Any]) -> Usage | None:
 def usage_of_answer(body: bytes) -> Usage | None:
     """The usage in a JSON answer; ``None`` where it reports none."""
     if len(body) > WHOLE_PARSE:
-        return _usage_at_end(body)
+        return usage_at_end(body)
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -74,7 +74,7 @@ def usage_of_answer(body: bytes) -> Usage | None:
     return usage_from(answer.get("usage")) if type(answer) is dict else None
 
 
-def _usage_at_end(body: bytes) -> Usage | None:
+def usage_at_end(body: bytes) -> Usage | None:
     """The usage of a long answer, whose other part need not be parsed.
 
     ``{`` and the tail from the key on parse as an object only if the key stands at the top level.
@@ -160,7 +160,7 @@ class UsageReader:
         """No more bytes will come: the usage, if the answer told it."""
         if self._splitter is None:
             self.usage = (
-                usage_of_answer(b"".join(self._body)) if self._size >= 0 else _usage_at_end(b"".join(self._body))
+                usage_of_answer(b"".join(self._body)) if self._size >= 0 else usage_at_end(b"".join(self._body))
             )
             self._body.clear()
             self.complete = True

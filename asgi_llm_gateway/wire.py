@@ -110,6 +110,8 @@ class Table:
         found = self._exact.get(path)
         if found is not None:
             return found
+        if path.endswith("/") and slash_of_the_host(scope):
+            path = path[:-1]
         route = self._named(path)
         plain = PASS
         if _ODD.search(path) is not None:
@@ -148,6 +150,12 @@ class Table:
         if self._all and path != "/health":
             return Route("authenticated", None, path)
         return PASS
+
+
+def slash_of_the_host(scope: Any) -> bool:
+    """Whether the slash at a path's end is not the client's: Litestar puts one on every path of an app that it mounts."""
+    raw: bytes = scope.get("raw_path") or b"/"
+    return not unquote(raw.decode("latin-1")).endswith("/")
 
 
 def _canonical(path: str) -> str:
@@ -386,7 +394,7 @@ _DECIDING = (
     "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of",
     "tenant",
 )  # fmt: skip
-_NEEDLES = tuple((name, b'"%s"' % name.encode()) for name in _DECIDING)
+_NEEDLES = {name: b'"%s"' % name.encode() for name in _DECIDING}
 # An escape for an ASCII character: it may spell a key in disguise.
 _DISGUISE = re.compile(rb"\\u00[2-7]")
 
@@ -398,8 +406,8 @@ def _refuse_twins(raw: bytes, data: dict[str, Any]) -> None:
     """
     doubtful = b"\\u00" in raw and _DISGUISE.search(raw) is not None
     if not doubtful:
-        for name, needle in _NEEDLES:
-            if name in data and raw.count(needle) > 1:
+        for name in data:
+            if name in _NEEDLES and raw.count(_NEEDLES[name]) > 1:
                 doubtful = True
                 break
     if not doubtful:

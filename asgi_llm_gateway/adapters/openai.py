@@ -12,7 +12,7 @@ from .. import __version__
 from .._sse import EventSplitter, EventTooLong, data_of, split
 from ..errors import GatewayError, Header, UpstreamError
 from ..records import Usage
-from ..usage import WHOLE_PARSE, usage_from, usage_of_answer
+from ..usage import WHOLE_PARSE, usage_at_end, usage_from
 from ..wire import Dialect, LLMRequest
 from .base import PATHS, Answer, Endpoint, Unsupported, UpstreamRequest, failure
 from .compatible import OPENAI, Vendor
@@ -73,8 +73,11 @@ class OpenAIAdapter:
 
     def response(self, request: LLMRequest, body: bytes) -> Answer:
         """See Adapter."""
+        usage = usage_at_end(body)
+        if usage is not None and b'"error"' not in body:
+            return Answer(body, usage)
         if len(body) > WHOLE_PARSE:
-            return Answer(body, usage_of_answer(body))
+            return Answer(body, usage)
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
@@ -144,8 +147,10 @@ class OpenAIStream:
             raise UpstreamError(f"The provider '{self._name}' sent an event without an end.") from None
         if not whole:
             return b""
-        self.events += whole.count(b"data:")
-        self._last = (self._last[1], self._last[2], whole)
+        count = whole.count(b"data:")
+        if count:  # comments may trail after the last word
+            self.events += count
+            self._last = (self._last[1], self._last[2], whole)
         # Plain searches: this runs for every event, and most say "usage": null, if anything.
         if (
             b"[DONE]" in whole

@@ -110,6 +110,9 @@ class LLMMiddleware:
             await send_error(send, error, exchange.route.envelope)
         except ClientGone:
             exchange.gone = True
+        finally:
+            if exchange.entry is self:
+                exchange.close()
 
     def _join(self, exchange: Exchange) -> bool:
         """Whether this layer has work to do for the call. Raises MisorderedStack, NotFound."""

@@ -67,6 +67,7 @@ class ProxyApp:
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = WeakKeyDictionary()
         self._threads: dict[int, _Here] = {}  # the same, found without the system call of get_running_loop()
         self._mark = b"%016x" % random.getrandbits(64)
+        self._first_hop: tuple[Header, ...] = ((HOP, self._mark),)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -77,7 +78,10 @@ class ProxyApp:
                 exchange = Exchange(self, self._table.match(scope), scope, max_body=self._max_body)
                 send = exchange.wrap(send)
             try:
-                await self._answer(exchange, scope, receive, send)
+                if exchange.route.dialect is not None and scope["method"] == "POST":
+                    await self._call(exchange, scope, receive, send)
+                else:
+                    await self._other(exchange, scope, send)
             except GatewayError as error:
                 if exchange.response_started:
                     raise
@@ -86,6 +90,9 @@ class ProxyApp:
                 await send_error(send, error, exchange.route.envelope)
             except ClientGone:
                 exchange.gone = True
+            finally:
+                if exchange.entry is self:
+                    exchange.close()
         elif kind == "lifespan":
             await self._live(receive, send)
         elif kind == "websocket" and (await receive())["type"] == "websocket.connect":
@@ -93,16 +100,14 @@ class ProxyApp:
 
     # -- which call ----------------------------------------------------------------------------------------------------
 
-    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _other(self, exchange: Exchange, scope: Scope, send: Send) -> None:
         route = exchange.route
-        if route.dialect is not None and scope["method"] == "POST":
-            await self._call(exchange, scope, receive, send)
-        elif route.path == "/v1/models" or route.path.startswith("/v1/models/"):
+        if route.path == "/v1/models" or route.path.startswith("/v1/models/"):
             await self._models(exchange, scope, route, send)
         elif route.dialect is not None:
             raise MethodNotAllowed(f"Use POST for {route.path}.", headers=((b"allow", b"POST"),))
         else:
-            raise NotFound(f"No such path: {scope['method']} {scope['path'][:200]}.")
+            raise NotFound(f"No such path: {scope['method']} {(route.path or scope['path'])[:200]}.")
 
     async def _models(self, exchange: Exchange, scope: Scope, route: Route, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):
@@ -129,7 +134,7 @@ class ProxyApp:
         sent = adapter.request(request, target.model)
         call = await exchange.begin_call(target, request)
         here = self._here()
-        flight = here.client.open(sent, (hops,))
+        flight = here.client.open(sent, hops)
         here.patience.watch(flight, exchange.truth(receive), lambda: flight.abort(ClientGone()))
         attempt = Attempt(exchange, call, request, adapter, flight, send)
         try:
@@ -139,14 +144,19 @@ class ProxyApp:
             flight.close()
             attempt.account()
 
-    def _hops(self, scope: Scope) -> Header:
+    def _hops(self, scope: Scope) -> tuple[Header, ...]:
         """The mark of this gateway, after those that the request bears. Raises LoopDetected."""
+        for name, _ in scope.get("headers") or ():
+            if len(name) == len(HOP) and name.lower() == HOP:
+                break
+        else:
+            return self._first_hop
         marks = [mark.strip() for value in headers_named(scope, HOP) for mark in value.split(b",")]
         if self._mark in marks or len(marks) >= MAX_HOPS:
             raise LoopDetected(
                 "The request came back to this gateway: a provider's base URL points at the gateway itself. Correct it."
             )
-        return HOP, b", ".join([*(mark for mark in marks if mark.isalnum()), self._mark])
+        return ((HOP, b", ".join([*(mark for mark in marks if mark.isalnum()), self._mark])),)
 
     # -- what is opened on first use -----------------------------------------------------------------------------------
 

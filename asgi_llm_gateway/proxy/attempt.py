@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from .._asgi import Send, send_body
 from .._stepping import steppable
@@ -55,18 +54,27 @@ class Attempt:
             log.warning("%s: %s", self._adapter.name, error)
             raise error.as_answer(self._adapter.name) from error
         if flight.status != 200:
-            await self._refused()
-        kind = _value(flight.headers, b"content-type")
-        if _value(flight.headers, b"content-encoding").strip().lower() not in (b"", b"identity"):
-            raise UpstreamError(f"The provider '{self._adapter.name}' sent an encoding that was not asked for.")
-        if kind[:17].lower() == b"text/event-stream":
-            await self._stream()
-        elif b"json" in kind.lower():
-            await self._whole()
+            raise self._refused()
+        kind, headers = b"", []
+        for one in flight.headers:
+            if one[0] in _PASSED_ON:
+                headers.append(one)
+                if one[0] == b"content-type":
+                    kind = one[1].lower()
+            elif one[0] == b"content-encoding" and one[1].strip().lower() not in (b"", b"identity"):
+                raise UpstreamError(f"The provider '{self._adapter.name}' sent an encoding that was not asked for.")
+        if kind.startswith(b"text/event-stream"):
+            await self._stream([*_SSE_HEADERS, *(one for one in headers if one[0] != b"content-type")])
+        elif b"json" in kind:
+            body = flight.take()
+            if flight.done:
+                await self._whole(headers, body)
+            else:
+                await self._long(headers, body)
         else:
             raise UpstreamError(f"The provider '{self._adapter.name}' sent no JSON but another content type.")
 
-    async def _refused(self) -> None:
+    def _refused(self) -> GatewayError:
         """The provider answered with an error: nothing was used."""
         flight = self._flight
         body = flight.take()
@@ -74,27 +82,19 @@ class Attempt:
         self._call.end(Usage())
         error = self._adapter.error(status, flight.headers, body)
         log.warning("%s answered %d", self._adapter.name, flight.status)
-        raise error
+        return error
 
-    def _passed_on(self) -> list[Header]:
-        return [one for one in self._flight.headers if one[0] in _PASSED_ON]
-
-    async def _whole(self) -> None:
+    async def _whole(self, headers: list[Header], body: bytes) -> None:
         """A JSON answer."""
-        flight, exchange = self._flight, self._exchange
-        body = flight.take()
-        if not flight.done:
-            await self._long(body)
-            return
         answer = self._adapter.response(self._request, body)
         self._end(answer.usage)
-        await exchange.end()
-        await send_body(self._send, 200, answer.body, self._passed_on())
+        await self._exchange.end()
+        await send_body(self._send, 200, answer.body, headers)
 
-    async def _long(self, body: bytes) -> None:
+    async def _long(self, headers: list[Header], body: bytes) -> None:
         """A JSON answer too long to hold: it goes on in pieces, and its usage is read from the end."""
         flight, send = self._flight, self._send
-        await send({"type": "http.response.start", "status": 200, "headers": self._passed_on()})
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         tail = b""
         while True:
             if body:
@@ -114,11 +114,10 @@ class Attempt:
         await self._exchange.end()
         await send({"type": "http.response.body", "body": b""})
 
-    async def _stream(self) -> None:
+    async def _stream(self, headers: list[Header]) -> None:
         """An event stream: each piece goes on when it came."""
         flight, exchange, send = self._flight, self._exchange, self._send
         decoder = self._decoder = self._adapter.stream(self._request)
-        headers = [*_SSE_HEADERS, *(one for one in self._passed_on() if one[0] != b"content-type")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         failure: GatewayError | None = None
         try:
@@ -193,10 +192,3 @@ class Attempt:
                 self._call.end(Usage())
             else:
                 self._end(self._decoder.usage if self._decoder is not None else None)
-
-
-def _value(headers: Sequence[Header], name: bytes) -> bytes:
-    for key, value in headers:
-        if key == name:
-            return value
-    return b""

@@ -52,7 +52,9 @@ class HTTPXFlight:
         self._response = await self._client.send(made, stream=True, follow_redirects=False)
         self.status = self._response.status_code
         self.headers = [(name.lower(), value) for name, value in self._response.headers.raw]
-        self._pieces = self._response.aiter_raw()
+        # A test transport may give an answer that is read already: that can't be had raw any more.
+        read = self._response.is_stream_consumed
+        self._pieces = self._response.aiter_bytes() if read else self._response.aiter_raw()
 
     async def _read(self) -> None:
         assert self._pieces is not None

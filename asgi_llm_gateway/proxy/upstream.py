@@ -93,9 +93,11 @@ class UpstreamClient:
         pool = self._pools.get(prepared.origin)
         if pool is None:
             pool = self._pools[prepared.origin] = _Pool(prepared.origin, self)
-        lines = b"".join([name + b": " + value + b"\r\n" for name, value in extra])
-        head = b"%b%bcontent-length: %d\r\n\r\n" % (prepared.head, lines, len(request.body))
-        return PooledFlight(pool, head + request.body, self.timeouts)
+        head = prepared.head
+        for name, value in extra:
+            head += b"%b: %b\r\n" % (name, value)
+        body = request.body
+        return PooledFlight(pool, b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), self.timeouts)
 
     def tls(self) -> ssl.SSLContext:
         """The context for https, made on first use: it reads the system's certificates."""

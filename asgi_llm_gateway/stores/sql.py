@@ -149,10 +149,11 @@ class SQLTenants:
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         """A connection in a transaction; whatever the driver raises becomes a StoreError without the URL in it."""
         try:
-            async with self._engine.begin() as connection:
-                if not self._ready:
+            if not self._ready:
+                async with self._engine.begin() as connection:
                     await _make_tables(connection)
-                    self._ready = True
+                self._ready = True  # only now, when they are committed, may others rely on them
+            async with self._engine.begin() as connection:
                 yield connection
         except (sa.exc.SQLAlchemyError, OSError) as error:
             raise StoreError(f"the database did not answer: {type(error).__name__}") from error
