@@ -58,6 +58,16 @@ class Guard(Protocol):
         """Make sure of ``call``, or raise a GatewayError: then it does not go out."""
 
 
+class _Over:
+    """The guard of an exchange that is done."""
+
+    async def begin(self, call: Call) -> None:
+        raise GatewayError("The call is over; no further upstream call can be made for it.", code="call_over")
+
+
+_OVER = _Over()
+
+
 class Exchange:
     """One LLM call on its way through the stack.
 
@@ -265,7 +275,8 @@ class Exchange:
 
     def close(self) -> None:
         """The entry is done: let go of who refers back, so that no garbage collector is needed."""
-        self._guards.clear()
+        if self._guards:  # what was guarded stays so: a task that outlives the call makes no call for it
+            self._guards[:] = (_OVER,)
         self._at_end.clear()
 
     @property

@@ -80,12 +80,14 @@ class Server:
         """Where it listens."""
         return urlsplit(self.url).port or 0
 
-    def show(self) -> None:
-        """Repeat to our own stderr what it said since the last time: pytest shows that of a test which failed."""
-        said = self.out + self.err
-        if said[self._shown :]:
-            sys.stderr.write(f"--- {self.url or 'a server'} said:\n{said[self._shown :]}")
+    def show(self) -> str:
+        """What it logged since the last time, repeated to our own stderr: pytest shows that of a test which failed."""
+        said = self.err
+        new = said[self._shown :]
         self._shown = len(said)
+        if new:
+            sys.stderr.write(f"--- {self.url or 'the process'} said:\n{new}")
+        return new
 
     def end(self) -> int:
         """Stop it as an operator would (SIGTERM, and SIGKILL if it won't); its exit code."""
@@ -115,12 +117,20 @@ def running(
                 raise AssertionError(f"{' '.join(command)} did not start:\n{server.out}{server.err}")
             time.sleep(0.02)
         server.url = found[1]
+        while not _listens(server.port):  # with several workers the parent speaks before the first of them listens
+            assert time.monotonic() < until, f"nobody listens:\n{server.err}"
+            time.sleep(0.02)
         yield server
     except BaseException:
         server.show()
         raise
     finally:
         server.end()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
@@ -190,7 +200,7 @@ def serving(app: Any) -> Iterator[str]:
             assert thread.is_alive(), "the server did not start"
             assert time.monotonic() < until, "the server did not start"
             time.sleep(0.005)
-        yield "http://127.0.0.1:{}".format(server.servers[0].sockets[0].getsockname()[1])
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(15)
@@ -255,8 +265,10 @@ def upstream(*answers: tuple[int, Mapping[str, str], bytes]) -> Iterator[Upstrea
 
 @contextmanager
 def shown(server: Server) -> Iterator[Server]:
-    """For a fixture of one test round a server of many: a failure shows what the server said meanwhile."""
+    """For a fixture of one test round a server of many: shows what the server logged meanwhile; no traceback may be in it."""
+    server.show()
     try:
         yield server
     finally:
-        server.show()
+        said = server.show()
+    assert "Traceback" not in said

@@ -126,8 +126,16 @@ PATHS: Mapping[Dialect, str] = {
 """Paths below an OpenAI-compatible base URL."""
 
 _SECRETS = re.compile(r"\b(?:sk|pk|gsk|xai|ek|key|gw)[-_][A-Za-z0-9_*.-]{6,}|\bBearer\s+\S+|AIza[\w-]{10,}")
+# Every repetition that can be tried at each place of a text is bounded: a provider may send megabytes of dots.
 _PLACES = re.compile(
-    r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)]+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\b(?:[\w-]+\.)+(?:internal|local|svc|lan)\b(?::\d+)?"
+    r"\b[a-z][a-z0-9+.-]{0,20}://[^\s'\"<>)]+"
+    r"|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+    r"|\[(?:[0-9a-f]{0,4}:){2,7}[0-9a-f.]{0,15}\](?::\d+)?"
+    r"|(?<![\w:])(?:(?:[0-9a-f]{1,4}:){1,7}|:)(?::[0-9a-f]{1,4}){1,7}(?!\w)"
+    r"|(?<![\w:])(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}(?!\w)"
+    r"|\b(?:[\w-]{1,63}\.){1,8}(?:internal|local|svc|lan)\b(?::\d+)?"
+    r"|\b(?:localhost|(?:[\w-]{1,63}\.){1,8}[a-z]{2,24}):\d+\b",
+    re.IGNORECASE,
 )
 MAX_ERROR_TEXT = 600
 """Characters of a provider's error message that are passed on."""
@@ -137,6 +145,7 @@ def clean(text: str, secrets: Sequence[str] = ()) -> str:
     """A provider's words without what must not leave the house: keys, URLs, addresses."""
     for secret in secrets:
         text = text.replace(secret, "[redacted]")
+    text = text[: 16 * MAX_ERROR_TEXT]  # of megabytes, what follows would take seconds
     text = _PLACES.sub("[redacted]", _SECRETS.sub("[redacted]", text))
     return text[:MAX_ERROR_TEXT]
 

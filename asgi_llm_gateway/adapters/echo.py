@@ -71,7 +71,7 @@ class EchoAdapter:
         delay = self._delay
         asked = metadata.get("echo_delay_ms")
         if asked is not None:
-            if not str(asked).isdigit() or int(asked) > _MAX_DELAY_MS:
+            if re.fullmatch(r"[0-9]{1,5}", str(asked)) is None or int(asked) > _MAX_DELAY_MS:
                 raise BadRequest(
                     f"'metadata.echo_delay_ms' must be a whole number from 0 to {_MAX_DELAY_MS}.", param="metadata"
                 )

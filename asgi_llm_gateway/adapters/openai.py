@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -44,7 +45,9 @@ class OpenAIAdapter:
         self.models = tuple(vendor.models if models is None else models)
         self.base_url = base_url.rstrip("/")
         self._vendor = vendor
-        self._secrets = (api_key,) if api_key else ()
+        place = urlsplit(self.base_url).netloc
+        # What a provider's words must not tell. A lone name without a port may be any word ("ollama").
+        self._secrets = tuple(one for one in (api_key, place if re.search(r"[.:]", place) else None) if one)
         self._headers = _headers(vendor, api_key)
         self._endpoints: dict[Dialect, Endpoint] = {}
 

@@ -92,7 +92,7 @@ class Router:
         matched = self._by_pattern(model)
         if matched is not None:
             return Resolved(Target(matched.name, model), matched)
-        if slash and rest and "openrouter" in self._adapters:
+        if front and rest and "openrouter" in self._adapters:
             return Resolved(Target("openrouter", model), self._adapters["openrouter"])
         names = ", ".join(self.models[:_LISTED]) + (", ..." if len(self.models) > _LISTED else "")
         raise NotFound(
