@@ -173,5 +173,9 @@ class LoopDetected(GatewayError):
     status, type, code = 508, "server_error", "gateway_loop"
 
 
+class SettingsError(ValueError):
+    """A setting or the settings file is wrong; the message names it and says what is allowed. It holds no secret."""
+
+
 class StoreError(Exception):
     """A store could not be reached, or could not do what was asked. Never shown to a client as it is."""

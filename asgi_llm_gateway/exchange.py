@@ -85,13 +85,14 @@ class Exchange:
         status: The answer's HTTP status, once it started.
         first_byte_at: ``time.perf_counter()`` of the first body byte.
         gone: The client hung up before its answer was complete.
+        complete: The answer's last message has gone out.
         seen: The gateway layers that the call went through, outermost first.
         rank: The highest rank among them.
         max_body: Bytes that the request's body may have.
     """
 
     __slots__ = (
-        "_at_end", "_guards", "_receive", "_replayed", "_watched", "amended", "calls", "ended", "entry",
+        "_at_end", "_guards", "_receive", "_replayed", "_watched", "amended", "calls", "complete", "ended", "entry",
         "exact", "first_byte_at", "gone", "headers", "identity", "max_body", "rank", "reader", "record", "request",
         "route", "seen", "status", "usage",
     )  # fmt: skip
@@ -113,6 +114,7 @@ class Exchange:
         self.status: int | None = None
         self.first_byte_at: float | None = None
         self.gone = False
+        self.complete = False
         self.ended = False
         self.amended = False
         self._guards: list[Guard] = []
@@ -300,6 +302,8 @@ class _Noted:
         if kind == "http.response.body":
             if exchange.first_byte_at is None and message.get("body"):
                 exchange.first_byte_at = time.perf_counter()
+            if not message.get("more_body"):
+                exchange.complete = True
         elif kind == "http.response.start":
             exchange.status = message["status"]
             if exchange.headers:

@@ -17,12 +17,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .errors import SettingsError as SettingsError
 from .keys import check_tenant_id, new_key
 from .records import NANO_PER_USD
 
-
-class SettingsError(ValueError):
-    """A setting or the file is wrong; the message names it and says what is allowed. It holds no secret."""
+# Wide enough for every amount that is allowed; a longer one is refused, never rounded.
+_EXACT = Context(prec=40, traps=[InvalidOperation, Overflow, Inexact])
 
 
 # Wide enough for every amount that is allowed; a longer one is refused, never rounded.

@@ -12,6 +12,7 @@ import orjson
 
 from ._sse import EventSplitter, EventTooLong, data_of, split
 from .records import Usage
+from .tokens import BYTES_PER_TOKEN
 
 MAX_COUNT = 2**40
 """A token count beyond this is no count."""
@@ -94,12 +95,12 @@ class UsageReader:
 
     Attributes:
         usage: The last counts reported; ``None`` so far.
-        events: Data events that came (a stream's rough length in tokens).
+        events: The answer's rough length in tokens: a stream's data events, of JSON a part of its bytes.
         final: Whether ``usage`` is the whole answer's; Anthropic's first event counts what was made until then.
         complete: Whether the answer came to its own end.
     """
 
-    __slots__ = ("_body", "_size", "_splitter", "complete", "events", "final", "usage")
+    __slots__ = ("_body", "_length", "_size", "_splitter", "complete", "events", "final", "usage")
 
     def __init__(self, *, stream: bool, limit: int = 8 * 1024 * 1024) -> None:
         self.usage: Usage | None = None
@@ -109,11 +110,13 @@ class UsageReader:
         self._splitter = EventSplitter(limit) if stream else None
         self._body: list[bytes] = []
         self._size = limit
+        self._length = 0
 
     def feed(self, data: bytes) -> None:
         """The next bytes of the answer."""
         if self._splitter is None:
             self._size -= len(data)
+            self._length += len(data)
             if self._size >= 0:
                 self._body.append(data)
             else:  # too long to keep: the usage stands at the end
@@ -164,6 +167,7 @@ class UsageReader:
             )
             self._body.clear()
             self.complete = True
+            self.events = self._length // BYTES_PER_TOKEN
         elif self._splitter.rest:  # a last event without its blank line counts all the same
             self._read(self._splitter.rest)
         return self.usage

@@ -106,7 +106,12 @@ class Table:
         path: str = scope["path"]
         root: str = scope.get("root_path") or ""
         if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("/", ""):
-            path = path[len(root) :]
+            route = self._match(path[len(root) :], scope)
+            # Mounted at /v1 itself, the prefix is part of the API's paths.
+            return route if route.kind != "open" else self._match(path, scope)
+        return self._match(path, scope)
+
+    def _match(self, path: str, scope: Any) -> Route:
         found = self._exact.get(path)
         if found is not None:
             return found

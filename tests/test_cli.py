@@ -344,6 +344,7 @@ def test_a_mistake_is_told_in_one_line(typed: Typed, tmp_path: Path, arguments: 
     assert re.fullmatch(r"error: .{10,}\n", err)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # aiosqlite's thread may outlive us
 def test_a_store_that_is_not_there_is_told_in_one_line(typed: Typed, tmp_path: Path) -> None:
     """A database that nobody serves, and a data folder that can't be made, are named without a traceback."""
     url = f"postgresql://gateway:hidden-word@127.0.0.1:{free_port()}/gateway"

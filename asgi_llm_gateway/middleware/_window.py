@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any, NamedTuple, cast
 
@@ -50,6 +51,7 @@ class WindowStorage(Storage, SlidingWindowCounterSupport):
         super().__init__(uri, wrap_exceptions, **options)
         self._counts: dict[str, list[int]] = {}  # key: [number of the window, count in it, count in the one before]
         self._swept = 0
+        self._lock = threading.Lock()
 
     @property
     def base_exceptions(self) -> type[Exception]:
@@ -77,11 +79,12 @@ class WindowStorage(Storage, SlidingWindowCounterSupport):
 
         The strategy's ``hit`` and ``get_window_stats`` would look the key up twice.
         """
-        counts, weight = self._look(key, expiry, time.time())
-        admitted = int(counts[2] * weight + counts[1]) + 1 <= limit
-        if admitted:
-            counts[1] += 1
-        return admitted, counts[2], weight, counts[1]
+        with self._lock:  # threads may share an instance; nothing in here waits
+            counts, weight = self._look(key, expiry, time.time())
+            admitted = int(counts[2] * weight + counts[1]) + 1 <= limit
+            if admitted:
+                counts[1] += 1
+            return admitted, counts[2], weight, counts[1]
 
     async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: float, amount: int = 1) -> bool:
         """See limits."""

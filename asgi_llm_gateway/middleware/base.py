@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Any, ClassVar, Literal
 
 from .._asgi import ASGIApp, Receive, Scope, Send, send_error
-from ..errors import GatewayError, MisorderedStack, NotFound
+from ..errors import GatewayError, MisorderedStack, NotFound, SettingsError, Unavailable
 from ..exchange import KEY, MAX_BODY, ClientGone, Exchange
 from ..wire import PASS, Route, Table
 
@@ -67,6 +67,7 @@ class LLMMiddleware:
         self._table = Table(paths, govern)
         self._max_body = max_body
         self._settings: tuple[object, ...] = (type(self), self._table.settings, max_body, *settings)
+        self._own_table = bool(paths) or govern != "v1"
         self._seals = not getattr(type(app), "joins_exchange", False)
 
     async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +100,7 @@ class LLMMiddleware:
             await self.app(scope, receive, send)
             return
         try:
-            if self._join(exchange):
+            if self._join(exchange, scope):
                 await self.handle(exchange, scope, receive, send)
             else:
                 await self.forward(exchange, scope, receive, send)
@@ -108,13 +109,19 @@ class LLMMiddleware:
                 raise
             note(exchange, error)
             await send_error(send, error, exchange.route.envelope)
+        except SettingsError as error:
+            log.error("a setting is wrong: %s", error)
+            if exchange.response_started:
+                raise
+            refusal = Unavailable(f"The gateway's settings are wrong: {error}.", code="misconfigured")
+            await send_error(send, refusal, exchange.route.envelope)
         except ClientGone:
             exchange.gone = True
         finally:
             if exchange.entry is self:
                 exchange.close()
 
-    def _join(self, exchange: Exchange) -> bool:
+    def _join(self, exchange: Exchange, scope: Scope) -> bool:
         """Whether this layer has work to do for the call. Raises MisorderedStack, NotFound."""
         if self.rank > exchange.rank:  # further in than all before it, as it should be
             exchange.rank = self.rank
@@ -126,6 +133,10 @@ class LLMMiddleware:
                 if other.rank > self.rank >= Rank.TENANT:
                     raise misordered(outer=other, inner=self)
         exchange.seen.append(self)
+        if self._max_body < exchange.max_body:
+            exchange.max_body = self._max_body
+        if self._own_table and exchange.request is None:  # what this layer was told counts, also where no other was
+            exchange.route = self._table.match(scope)
         if exchange.route.kind == "misspelt" and self.rank >= Rank.TENANT:
             raise NotFound("No such path. Paths are lower case, without '//', ';', '.' segments or escapes.")
         return True

@@ -74,7 +74,7 @@ class TenantMiddleware(LLMMiddleware):
             receive = await exchange.read(receive, scope)
             if exchange.request is not None and exchange.request.tenant is not None:
                 wanted.append(exchange.request.tenant.encode())
-        if wanted:
+        if wanted and identity.tenant.enabled:
             identity = await self._directory.acting_for(identity, wanted)
         if not identity.tenant.enabled:
             raise Forbidden("The tenant is disabled.", code="tenant_disabled")

@@ -83,7 +83,7 @@ class TracingMiddleware(LLMMiddleware):
                 record.provider = exchange.calls[-1].target.provider
             record.tenant = exchange.identity.tenant.id if record.tenant is None else record.tenant
             record.usage = exchange.usage
-            record.aborted = exchange.gone
+            record.aborted = exchange.gone or not exchange.complete
             self._traces.add(record)
 
 

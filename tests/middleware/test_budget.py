@@ -319,10 +319,11 @@ async def test_a_strangers_event_stream_is_metered() -> None:
 
 
 async def test_an_answer_that_tells_nothing_is_estimated_and_flagged() -> None:
-    """Unknown is never zero: the prompt by its length, a stream by its events."""
+    """Unknown is never zero: prompt and JSON answer by their length, a stream by its events."""
     plain = Purse(Stranger(None), 10_000)
-    await plain.ask(limited(100))
-    assert (await plain.record()).usage == Usage(-(-bound(limited(100)) // 4), 0, estimated=True)
+    answer = await plain.ask(limited(100))
+    guessed = Usage(-(-bound(limited(100)) // 4), len(answer.body) // 4, estimated=True)
+    assert (await plain.record()).usage == guessed
     streamed = Purse(Streamer([*words(5), DONE]), 10_000)
     await streamed.ask({**ASKED, "stream": True})
     record = await streamed.record()
