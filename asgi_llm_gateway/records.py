@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 NANO_PER_USD = 1_000_000_000
 """Nano-USD in one US dollar."""
+
+Dialect = Literal["chat", "completions", "embeddings", "responses", "messages"]
+"""The APIs whose requests are read."""
 
 DEFAULT_TENANT = "default"
 """The tenant of a stack that has no TenantMiddleware."""

@@ -1,4 +1,4 @@
-"""Which path is which dialect, and what a request says: the one place that reads a request's body.
+"""Which path is which dialect, and what a request says: the one place that parses a request's body.
 
 Paths and fields: OpenAI API reference ("Chat", "Completions", "Embeddings", "Responses") and Anthropic API reference
 ("Messages"), as of autumn 2026.
@@ -15,24 +15,10 @@ from urllib.parse import unquote
 import orjson
 
 from .errors import BadRequest, Envelope
+from .records import Dialect as Dialect
+from .validation import check, kind_of, refuse_twins
 
-Dialect = Literal["chat", "completions", "embeddings", "responses", "messages"]
 Kind = Literal["metered", "authenticated", "open", "misspelt"]
-
-MAX_MODEL_LENGTH = 256
-"""Characters that a model's name may have."""
-
-MAX_CHOICES = 128
-"""The most answers (``n``) to one request. Source: OpenAI API reference, "Create chat completion"."""
-
-REFUSED_FIELDS = frozenset(
-    {
-        "api_base", "api_key", "api_type", "api_version", "aws_access_key_id", "aws_secret_access_key",
-        "aws_session_token", "azure_ad_token", "azure_endpoint", "base_url", "custom_llm_provider", "default_headers",
-        "extra_headers", "headers", "http_client", "organization", "proxies", "proxy", "vertex_credentials",
-    }
-)  # fmt: skip
-"""Body fields by which routers let a caller choose where money and trust go. Here only the operator does."""
 
 
 class Route(NamedTuple):
@@ -281,9 +267,9 @@ def parse(route: Route, raw: bytes) -> LLMRequest:
     except orjson.JSONDecodeError as error:
         raise BadRequest(_json_fault(raw, error), code="invalid_json") from None
     if type(data) is not dict:
-        raise BadRequest(f"The body must be a JSON object, not {_kind_of(data)}.", code="invalid_json")
+        raise BadRequest(f"The body must be a JSON object, not {kind_of(data)}.", code="invalid_json")
     check(route.dialect, data)
-    _refuse_twins(raw, data)
+    refuse_twins(raw, data)
     return LLMRequest(route, raw, data)
 
 
@@ -292,147 +278,3 @@ def _json_fault(raw: bytes, error: orjson.JSONDecodeError) -> str:
         return "The body is empty. Send a JSON object."
     reason = str(error).partition(": line")[0]
     return f"The body is not valid JSON: {reason} (line {error.lineno}, column {error.colno})."
-
-
-_KINDS = {dict: "an object", list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean"}
-
-
-def _kind_of(value: Any) -> str:
-    return _KINDS.get(type(value), "null")
-
-
-def _wrong(name: str, wanted: str, value: Any) -> BadRequest:
-    shown = f"{_kind_of(value)}" if not isinstance(value, int) or isinstance(value, bool) else str(value)[:40]
-    return BadRequest(f"'{name}' must be {wanted}, not {shown}.", param=name, code="invalid_value")
-
-
-def check(dialect: Dialect | None, data: dict[str, Any]) -> None:
-    """Validate the fields that the gateway acts on; all others pass through as they are. Raises BadRequest."""
-    if not REFUSED_FIELDS.isdisjoint(data):
-        name = sorted(REFUSED_FIELDS & data.keys())[0]
-        raise BadRequest(
-            f"'{name}' is not allowed in a request: providers, keys and headers are configured by the gateway's operator. "
-            "Remove the field.",
-            param=name,
-            code="unsupported_parameter",
-        )
-    model = data.get("model")
-    if type(model) is not str or not model or len(model) > MAX_MODEL_LENGTH or not model.isprintable():
-        if model is None:
-            raise BadRequest("'model' is required.", param="model", code="missing_required_parameter")
-        if type(model) is not str:
-            raise _wrong("model", "a string", model)
-        raise BadRequest(f"'model' must be 1 to {MAX_MODEL_LENGTH} printable characters.", param="model")
-    stream = data.get("stream")
-    if stream is not None and type(stream) is not bool:
-        raise _wrong("stream", "true or false", stream)
-    tenant = data.get("tenant")
-    if tenant is not None and type(tenant) is not str:
-        raise _wrong("tenant", "a string", tenant)
-    _check_limits(data)
-    if dialect in ("chat", "messages"):
-        _check_messages(data.get("messages"))
-    elif dialect == "embeddings":
-        _check_text(data, "input")
-    elif dialect == "completions":
-        _check_text(data, "prompt")
-    elif dialect == "responses" and "input" in data:
-        _check_text(data, "input")
-
-
-def _check_limits(data: dict[str, Any]) -> None:
-    found: int | None = None
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        value = data.get(name)
-        if value is None:
-            continue
-        if type(value) is not int or not 1 <= value <= 2**31 - 1:
-            raise _wrong(name, "a whole number of at least 1", value)
-        if found is not None and found != value:
-            raise BadRequest(f"'{name}' disagrees with the other output limit. Send one of them.", param=name)
-        found = value
-    for name in ("n", "best_of"):
-        value = data.get(name)
-        if value is not None and (type(value) is not int or not 1 <= value <= MAX_CHOICES):
-            raise _wrong(name, f"a whole number from 1 to {MAX_CHOICES}", value)
-    options = data.get("stream_options")
-    if options is not None:
-        if type(options) is not dict:
-            raise _wrong("stream_options", "an object", options)
-        if data.get("stream") is not True:
-            raise BadRequest("'stream_options' is only allowed with 'stream': true.", param="stream_options")
-        wanted = options.get("include_usage")
-        if wanted is not None and type(wanted) is not bool:
-            raise _wrong("stream_options.include_usage", "true or false", wanted)
-
-
-def _check_messages(messages: Any) -> None:
-    if messages is None:
-        raise BadRequest("'messages' is required.", param="messages", code="missing_required_parameter")
-    if type(messages) is not list:
-        raise _wrong("messages", "an array", messages)
-    if not messages:
-        raise BadRequest("'messages' must have at least one message.", param="messages", code="invalid_value")
-    for at, message in enumerate(messages):
-        if type(message) is not dict:
-            raise _wrong(f"messages[{at}]", "an object", message)
-        role = message.get("role")
-        if type(role) is not str or not role:
-            raise BadRequest(f"'messages[{at}].role' must be a string.", param=f"messages[{at}].role")
-        content = message.get("content")
-        if content is not None and type(content) is not str and type(content) is not list:
-            raise _wrong(f"messages[{at}].content", "a string or an array of parts", content)
-
-
-def _check_text(data: dict[str, Any], name: str) -> None:
-    value = data.get(name)
-    if value is None:
-        raise BadRequest(f"'{name}' is required.", param=name, code="missing_required_parameter")
-    if type(value) is not str and type(value) is not list:
-        raise _wrong(name, "a string or an array", value)
-    if not value:
-        raise BadRequest(f"'{name}' must not be empty.", param=name)
-
-
-# What the gateway decides on: named twice, it and the provider could each read another one (first wins, last wins).
-_DECIDING = (
-    "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of",
-    "tenant",
-)  # fmt: skip
-_NEEDLES = {name: b'"%s"' % name.encode() for name in _DECIDING}
-# An escape for an ASCII character: it may spell a key in disguise.
-_DISGUISE = re.compile(rb"\\u00[2-7]")
-
-
-def _refuse_twins(raw: bytes, data: dict[str, Any]) -> None:
-    """Refuse a body whose top level names a deciding field twice.
-
-    Counting the name's bytes settles almost every body; only where they occur more often are the keys read one by one.
-    """
-    doubtful = b"\\u00" in raw and _DISGUISE.search(raw) is not None
-    if not doubtful:
-        for name in data:
-            if name in _NEEDLES and raw.count(_NEEDLES[name]) > 1:
-                doubtful = True
-                break
-    if not doubtful:
-        return
-    seen: set[str] = set()
-    for name in _top_level_keys(raw):
-        if name in seen and name in _DECIDING:
-            raise BadRequest(f"'{name}' is given twice. Send it once.", param=name, code="duplicate_field")
-        seen.add(name)
-
-
-def _top_level_keys(raw: bytes) -> list[str]:
-    """The keys of the outermost object, in order, twins included."""
-    last: list[list[str]] = [[]]
-
-    def keep(pairs: list[tuple[str, Any]]) -> None:
-        last[0] = [key for key, _ in pairs]  # inner objects come first, the outermost comes last
-
-    try:
-        json.loads(raw, object_pairs_hook=keep, parse_int=str, parse_float=str)
-    except (ValueError, RecursionError):
-        raise BadRequest("The body is nested too deeply.", code="invalid_json") from None
-    return last[0]

@@ -22,7 +22,7 @@ class Answer:
 
     def __init__(self, messages: list[dict[str, Any]]) -> None:
         self.messages = messages
-        start = messages[0] if messages else {"status": 0, "headers": []}
+        start: dict[str, Any] = messages[0] if messages else {"status": 0, "headers": []}
         self.status: int = start["status"]
         self.headers = {name.decode().lower(): value.decode() for name, value in start["headers"]}
         self.body = b"".join(message.get("body", b"") for message in messages[1:])

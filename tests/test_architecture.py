@@ -55,7 +55,7 @@ OUTSIDE = {module: {name for name in imports_of(module) if not name.startswith("
 
 FLOORS = (
     ("records", "errors", "_asgi", "_sse", "_closing", "_stepping"),
-    ("wire", "prices", "tokens", "keys", "settings", "tracelog", "stores"),
+    ("wire", "validation", "prices", "tokens", "keys", "settings", "tracelog", "stores"),
     ("usage", "adapters"),
     ("exchange", "_hangup"),
     ("middleware", "proxy", "admin"),
@@ -63,7 +63,19 @@ FLOORS = (
 )
 """From the ground up. A module imports from its own floor and from those below."""
 
-SANS_IO = ("records", "errors", "_sse", "wire", "prices", "tokens", "usage", "keys", "settings", "tracelog")
+SANS_IO = (
+    "records",
+    "errors",
+    "_sse",
+    "wire",
+    "validation",
+    "prices",
+    "tokens",
+    "usage",
+    "keys",
+    "settings",
+    "tracelog",
+)
 """Core files that wait for nothing."""
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asgi_llm_gateway.errors import BadRequest, GatewayError
-from asgi_llm_gateway.wire import METERED, REFUSED_FIELDS, LLMRequest, Route, Table, parse
+from asgi_llm_gateway.validation import REFUSED_FIELDS
+from asgi_llm_gateway.wire import METERED, LLMRequest, Route, Table, parse
 
 CHAT = METERED["/v1/chat/completions"]
 ROUTES = {dialect: Route("metered", dialect, path) for path, dialect in METERED.items()}
