@@ -43,6 +43,7 @@ run: $(VENV)/.run
 setup: $(VENV)/.dev
 
 test: $(VENV)/.dev
+	@command -v curl >/dev/null || $(MAKE) --no-print-directory apt-curl
 	$(BIN)/python -m pytest -m 'not real'
 
 test-real: $(VENV)/.real

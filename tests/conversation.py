@@ -66,6 +66,8 @@ class Talk:
     async def _send(self, message: dict[str, Any]) -> None:
         await self._gate.wait()
         self._out.put_nowait(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            self._gone.set()  # servers say "disconnect" from then on
 
     def pause(self) -> None:
         """Read nothing: the app's ``send`` waits."""

@@ -1,0 +1,367 @@
+"""One suite for every TenantStore: memory, SQLite in a file, PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from asgi_llm_gateway import settings
+from asgi_llm_gateway.errors import StoreError
+from asgi_llm_gateway.keys import new_key
+from asgi_llm_gateway.records import ApiKey, Tenant
+from asgi_llm_gateway.stores.base import TenantStore
+from asgi_llm_gateway.stores.memory import MemoryStore
+from asgi_llm_gateway.stores.shared import close_shared, shared_tenants, store_url
+from asgi_llm_gateway.stores.sql import SQLTenants
+
+from ..servers import ROOT, environment, free_port, gateway
+
+Open = Callable[[], Any]
+
+GOODBYE = 0.2
+"""Seconds in which aiosqlite's thread of an opening that failed tells the event loop that it ended."""
+
+FULL = Tenant("team", "Team \N{GREEK SMALL LETTER ALPHA} 'x'", 2**62, True, ("gpt-4o", "echo"), {"a": [1, None]}, 12.5)
+
+
+def key_for(tenant: str = "team", secret: str = "gw-a-secret-of-the-team", **more: Any) -> ApiKey:
+    """A key with all its fields."""
+    return replace(new_key(tenant, secret=secret)[0], **more)
+
+
+def sql_store(url: str) -> SQLTenants:
+    """A store for a URL as users write it."""
+    return SQLTenants(store_url(settings.Settings.load({"DATABASE_URL": url})))
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """Opens the store under test; a second call gives another opening of the same one."""
+    if request.param == "memory":
+        memory = MemoryStore()
+
+        @asynccontextmanager
+        async def opened() -> Any:
+            yield memory
+
+        return opened
+    url = f"sqlite:///{tmp_path}/gateway.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+    @asynccontextmanager
+    async def opened_sql() -> Any:
+        store = sql_store(url)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    return opened_sql
+
+
+async def test_a_store_keeps_its_protocol(open_store: Open) -> None:
+    """Every backend is a TenantStore."""
+    async with open_store() as store:
+        assert isinstance(store, TenantStore)
+
+
+async def test_a_fresh_store_is_empty(open_store: Open) -> None:
+    """Nothing is there before somebody made it: no default tenant, no default key."""
+    async with open_store() as store:
+        assert list(await store.tenants()) == []
+        assert await store.tenant("default") is None
+        assert list(await store.keys("default")) == []
+        assert await store.identify("0" * 64) is None
+        assert await store.revoke_key("key_none", 1.0) is False
+
+
+async def test_a_tenant_comes_back_as_it_was(open_store: Open) -> None:
+    """All fields, to the last nano-USD; and those that have defaults."""
+    async with open_store() as store:
+        assert await store.add_tenant(FULL) is True
+        assert await store.add_tenant(Tenant("bare")) is True
+        assert await store.tenant("team") == FULL
+        assert await store.tenant("bare") == Tenant("bare")
+        assert await store.tenant("Team") is None
+
+
+async def test_tenants_are_listed_by_id(open_store: Open) -> None:
+    """The order does not depend on the locale of a database, nor on when they came."""
+    names = ["zoo", "a.b", "a-b", "a_b", "a", "ab", "1a", "a1"]
+    async with open_store() as store:
+        for name in names:
+            await store.add_tenant(Tenant(name))
+        assert [tenant.id for tenant in await store.tenants()] == sorted(names)
+
+
+async def test_an_id_is_taken_once(open_store: Open) -> None:
+    """The second ``add_tenant`` says no and changes nothing; ``put_tenant`` replaces."""
+    async with open_store() as store:
+        assert await store.add_tenant(FULL)
+        assert await store.add_tenant(replace(FULL, name="other", budget=1)) is False
+        assert await store.tenant("team") == FULL
+        changed = Tenant("team", "new", None, False, (), {}, 99.0)
+        await store.put_tenant(changed)
+        assert await store.tenant("team") == changed
+        await store.put_tenant(Tenant("fresh"))
+        assert await store.tenant("fresh") == Tenant("fresh")
+
+
+async def test_no_models_and_all_models_differ(open_store: Open) -> None:
+    """An empty list allows nothing, none at all allows everything."""
+    async with open_store() as store:
+        await store.add_tenant(Tenant("none", allowed_models=()))
+        await store.add_tenant(Tenant("all", allowed_models=None))
+        assert (await store.tenant("none")).allowed_models == ()
+        assert (await store.tenant("all")).allowed_models is None
+
+
+async def test_a_key_is_found_by_its_digest(open_store: Open) -> None:
+    """With its tenant, and all its fields; by nothing else."""
+    key = key_for(name="laptop", expires=99.5, also_tenants=("other",), allowed_models=("echo",))
+    async with open_store() as store:
+        await store.add_tenant(FULL)
+        await store.add_key(key)
+        identity = await store.identify(key.digest)
+        assert identity is not None
+        assert (identity.tenant, identity.key) == (FULL, key)
+        for wrong in (key.digest.upper(), key.digest[:-1], key.id, "", "' OR '1'='1", "%"):
+            assert await store.identify(wrong) is None
+
+
+async def test_a_key_shows_its_tenant_as_it_is_now(open_store: Open) -> None:
+    """A tenant that was disabled meanwhile is seen so by the next look-up."""
+    key = key_for()
+    async with open_store() as store:
+        await store.add_tenant(FULL)
+        await store.add_key(key)
+        await store.put_tenant(replace(FULL, enabled=False))
+        assert not (await store.identify(key.digest)).tenant.enabled
+
+
+async def test_a_digest_is_kept_once(open_store: Open) -> None:
+    """Adding the same key again, as every start with a settings file does, leaves it as it is: revoked stays revoked."""
+    key = key_for()
+    async with open_store() as store:
+        await store.add_tenant(FULL)
+        await store.add_tenant(Tenant("other"))
+        await store.add_key(key)
+        await store.revoke_key(key.id, 5.0)
+        await store.add_key(key)
+        await store.add_key(replace(key, tenant="other", name="stolen"))
+        assert (await store.identify(key.digest)).key == replace(key, revoked=5.0)
+        assert list(await store.keys("other")) == []
+
+
+async def test_keys_are_listed_by_age(open_store: Open) -> None:
+    """A tenant's own, oldest first, revoked ones too."""
+    keys = [key_for(secret=f"gw-secret-number-{number}", created=float(number)) for number in range(3)]
+    async with open_store() as store:
+        await store.add_tenant(FULL)
+        await store.add_tenant(Tenant("other"))
+        await store.add_key(key_for("other", "gw-secret-of-another"))
+        for key in reversed(keys):
+            await store.add_key(key)
+        await store.revoke_key(keys[1].id, 7.0)
+        assert list(await store.keys("team")) == [keys[0], replace(keys[1], revoked=7.0), keys[2]]
+
+
+async def test_revoking_twice_keeps_the_first_time(open_store: Open) -> None:
+    """Both say that there is such a key."""
+    key = key_for()
+    async with open_store() as store:
+        await store.add_tenant(FULL)
+        await store.add_key(key)
+        assert await store.revoke_key(key.id, 5.0) is True
+        assert await store.revoke_key(key.id, 9.0) is True
+        assert (await store.identify(key.digest)).key.revoked == 5.0
+
+
+async def test_what_one_opening_writes_another_reads(open_store: Open) -> None:
+    """Workers and the command line share the store: each sees at once what another did."""
+    key = key_for()
+    async with open_store() as one, open_store() as other:
+        await one.add_tenant(FULL)
+        await one.add_key(key)
+        assert (await other.identify(key.digest)).tenant == FULL
+        await other.revoke_key(key.id, 5.0)
+        assert (await one.identify(key.digest)).key.revoked == 5.0
+
+
+async def test_of_many_who_ask_for_an_id_one_gets_it(open_store: Open) -> None:
+    """Twenty at once, over two openings: one yes, nineteen noes, no error."""
+    async with open_store() as one, open_store() as other:
+        wanted = [replace(FULL, name=f"number {number}") for number in range(20)]
+        won = await asyncio.gather(*((one, other)[n % 2].add_tenant(tenant) for n, tenant in enumerate(wanted)))
+        assert sum(won) == 1
+        assert await one.tenant("team") == wanted[won.index(True)]
+
+
+async def test_readers_and_writers_go_side_by_side(open_store: Open) -> None:
+    """Look-ups while keys come and go: every one is answered, none with a lock error."""
+    async with open_store() as one, open_store() as other:
+        await one.add_tenant(FULL)
+        keys = [key_for(secret=f"gw-secret-number-{number}") for number in range(30)]
+
+        async def live(store: TenantStore, key: ApiKey) -> None:
+            await store.add_key(key)
+            assert (await store.identify(key.digest)) is not None
+            await store.revoke_key(key.id, 1.0)
+
+        await asyncio.gather(*(live((one, other)[n % 2], key) for n, key in enumerate(keys)))
+        assert len(await one.keys("team")) == 30
+        assert all(key.revoked == 1.0 for key in await other.keys("team"))
+
+
+async def test_a_store_that_was_closed_opens_again(open_store: Open) -> None:
+    """After a lifespan's end the next request finds everything."""
+    async with open_store() as store:
+        await store.add_tenant(FULL)
+        await store.close()
+        assert await store.tenant("team") == FULL
+
+
+# -- databases ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_fresh_database_may_be_opened_by_many_at_once(database_url: str) -> None:
+    """The workers of a first start all find no tables; each makes sure of them, and none fails."""
+    stores = [sql_store(database_url) for _ in range(8)]
+    try:
+        assert await asyncio.gather(*(store.tenants() for store in stores)) == [[]] * 8
+        assert await stores[0].add_tenant(FULL)
+        assert await stores[7].tenant("team") == FULL
+    finally:
+        for store in stores:
+            await store.close()
+
+
+def test_a_fresh_database_may_be_opened_by_many_processes_at_once(database_url: str, tmp_path: Path) -> None:
+    """The same by real processes, each making a tenant of its own."""
+    env = environment(tmp_path, DATABASE_URL=database_url)
+    command = [sys.executable, "-m", "asgi_llm_gateway", "tenants", "create"]
+    started = [
+        subprocess.Popen([*command, f"t{number}"], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for number in range(4)
+    ]
+    ended = [(process.communicate(timeout=60), process.returncode) for process in started]
+    assert [code for _, code in ended] == [0, 0, 0, 0], ended
+    listed = gateway("tenants", "list", env=env)
+    assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["t0", "t1", "t2", "t3", "team"]
+
+
+async def test_the_settings_name_the_store(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``DATABASE_URL`` as a user writes it is what every middleware of the process shares, opened once."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    settings.forget()
+    first, *others = await asyncio.gather(*(shared_tenants() for _ in range(5)))
+    assert all(other is first for other in others)
+    await first.add_tenant(FULL)
+    await close_shared()
+    again = await shared_tenants()
+    assert again is not first
+    assert await again.tenant("team") == FULL
+
+
+async def test_the_files_tenants_are_planted_at_every_start(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the file says replaces what is there, as often as it starts, and keeps its keys."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("GATEWAY_CONFIG", str(tmp_path / "gateway.toml"))
+    for budget in (5, 7):
+        text = f'[tenants.team]\nbudget_usd = {budget}\nkeys = ["gw-key-of-the-file"]\n'
+        (tmp_path / "gateway.toml").write_text(text, "utf-8")
+        settings.forget()
+        store = await shared_tenants()
+        tenant = await store.tenant("team")
+        assert tenant is not None
+        assert tenant.budget == budget * 10**9
+        assert await store.identify(key_for(secret="gw-key-of-the-file").digest) is not None
+        assert len(await store.keys("team")) == 1
+        await close_shared()
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        lambda url: url.replace("postgresql://", "postgres://", 1),
+        lambda url: url.replace("postgresql://", "postgresql+psycopg2://", 1),
+        lambda url: url.replace("postgresql://", "postgresql+asyncpg://", 1),
+        lambda url: url + "&sslmode=disable",
+        lambda url: url + "&sslmode=prefer",
+        lambda url: url + "&application_name=gateway&connect_timeout=5",
+        lambda url: url + "&channel_binding=disable",
+    ],
+)
+async def test_a_postgresql_url_works_as_it_is_written(postgres_url: str, spelling: Callable[[str], str]) -> None:
+    """As hosting companies hand it out: with libpq's own parameters, by whatever scheme."""
+    store = sql_store(spelling(postgres_url))
+    try:
+        assert await store.add_tenant(FULL)
+        assert await store.tenant("team") == FULL
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("act", ["tenants", "tenant", "identify", "add_tenant", "add_key", "revoke_key"])
+async def test_a_database_that_is_away_is_a_store_error(act: str) -> None:
+    """Nobody listens: every verb raises StoreError, and the password is not in it."""
+    store = sql_store(f"postgresql://gateway:hidden-word@127.0.0.1:{free_port()}/gateway")
+    verbs: dict[str, Callable[[], Awaitable[Any]]] = {
+        "tenants": store.tenants,
+        "tenant": lambda: store.tenant("team"),
+        "identify": lambda: store.identify("0" * 64),
+        "add_tenant": lambda: store.add_tenant(FULL),
+        "add_key": lambda: store.add_key(key_for()),
+        "revoke_key": lambda: store.revoke_key("key_x", 1.0),
+    }
+    with pytest.raises(StoreError) as refused:
+        await verbs[act]()
+    assert "hidden-word" not in str(refused.value)
+    await store.close()
+
+
+async def test_a_database_that_refuses_is_a_store_error(postgres_url: str) -> None:
+    """A database of that name does not exist: StoreError, not the driver's own."""
+    parts = urlsplit(postgres_url)
+    store = sql_store(parts._replace(path="/no_such_database").geturl())
+    with pytest.raises(StoreError):
+        await store.tenants()
+    await store.close()
+
+
+def test_a_protection_that_the_driver_lacks_is_refused_by_name() -> None:
+    """``channel_binding=require`` is not dropped in silence."""
+    with pytest.raises(StoreError, match="channel_binding=require"):
+        sql_store("postgresql://u:p@h/d?sslmode=require&channel_binding=require")
+
+
+async def test_a_database_that_is_no_database_is_a_store_error(tmp_path: Path) -> None:
+    """A file of other content, and a folder."""
+    (tmp_path / "text.db").write_text("not a database at all, but long enough to be taken for one" * 100, "utf-8")
+    for path in (tmp_path / "text.db", tmp_path):
+        store = sql_store(f"sqlite:///{path}")
+        with pytest.raises(StoreError):
+            await store.tenants()
+        await store.close()
+    await asyncio.sleep(GOODBYE)
+
+
+async def test_a_database_that_comes_back_is_used_again(tmp_path: Path) -> None:
+    """A store fault is not for ever: once the file's folder is there, the same store works."""
+    store = sql_store(f"sqlite:///{tmp_path}/later/gateway.db")
+    with pytest.raises(StoreError):
+        await store.tenants()
+    (tmp_path / "later").mkdir()
+    assert await store.add_tenant(FULL)
+    await store.close()
+    await asyncio.sleep(GOODBYE)
