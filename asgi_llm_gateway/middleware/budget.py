@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from .._asgi import ASGIApp, Receive, Scope, Send, finish
 from ..errors import BadRequest, BudgetError, Forbidden, MethodNotAllowed, StoreError, Unavailable
 from ..exchange import MAX_BODY, Call, Exchange
 from ..prices import DEFAULT_PRICES, FREE, PriceTable, cost_of
-from ..records import NANO_PER_USD, CallRecord, Hold, Price, Usage
+from ..records import NANO_PER_USD, CallRecord, Hold, Price, Usage, new_hold_id
 from ..stores.base import Ledger
 from ..tokens import estimate, prompt_bound
 from ..usage import UsageReader
@@ -188,14 +189,18 @@ class Account:
 
     async def _take(self, least: int, wanted: int, limit: int | None) -> Hold:
         tenant = self._exchange.identity.tenant.id
+        hold_id, now = new_hold_id(), self._clock()
         try:
             hold = await self._ledger.hold(
-                tenant, least=least, wanted=wanted, limit=limit, now=self._clock(), ttl=HOLD_SECONDS
+                tenant, hold_id=hold_id, least=least, wanted=wanted, limit=limit, now=now, ttl=HOLD_SECONDS
             )
             if hold is None:
                 raise await self._refusal(least, limit or 0)
         except StoreError as error:
             raise _unavailable(error) from error
+        except asyncio.CancelledError:  # the client left meanwhile; nobody would know the hold
+            await finish(self._ledger.release(Hold(hold_id, tenant, 0, now)))
+            raise
         return hold
 
     async def _refusal(self, least: int, limit: int) -> BudgetError:

@@ -57,9 +57,12 @@ class Ledger(Protocol):
     """Money in nano-USD. Each verb is one atomic step at the store; ``now`` is Unix seconds, given by the caller."""
 
     async def hold(
-        self, tenant: str, *, least: int, wanted: int, limit: int | None, now: float, ttl: float
+        self, tenant: str, *, hold_id: str, least: int, wanted: int, limit: int | None, now: float, ttl: float
     ) -> Hold | None:
-        """Set aside ``wanted``, or what is left of ``limit`` if that is at least ``least``; ``None`` if it is not."""
+        """Set aside ``wanted``, or what is left of ``limit`` if that is at least ``least``; ``None`` if it is not.
+
+        Idempotent by ``hold_id``, which the caller makes (``new_hold_id``): whoever lost the answer can release it.
+        """
         ...
 
     async def raise_hold(self, hold: Hold, amount: int, *, limit: int | None) -> Hold | None:

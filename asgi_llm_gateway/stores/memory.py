@@ -74,20 +74,21 @@ class MemoryLedger:
         self._held: dict[str, int] = {}
         self._holds: dict[str, Hold] = {}
         self._records: deque[CallRecord] = deque(maxlen=records)
-        self._ids = itertools.count(1)
 
     async def hold(
-        self, tenant: str, *, least: int, wanted: int, limit: int | None, now: float, ttl: float
+        self, tenant: str, *, hold_id: str, least: int, wanted: int, limit: int | None, now: float, ttl: float
     ) -> Hold | None:
         """See Ledger."""
         with self._lock:
+            if hold_id in self._holds:
+                return self._holds[hold_id]
             held = self._held.get(tenant, 0)
             if limit is not None:
                 room = limit - self._spent.get(tenant, 0) - held
                 if room < least:
                     return None
                 wanted = min(wanted, room)
-            hold = Hold(f"m{next(self._ids)}", tenant, wanted, now + ttl)
+            hold = Hold(hold_id, tenant, wanted, now + ttl)
             self._holds[hold.id] = hold
             self._held[tenant] = held + wanted
             return hold

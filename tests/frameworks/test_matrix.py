@@ -100,30 +100,6 @@ def outcome(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     return Outcome(status, {name: headers[name] for name in PROMISED if name in headers}, same, ids)
 
 
-def as_a_server(app: Any) -> Any:
-    """``receive`` tells of the disconnect once the answer is out, as every server does: Litestar's streams wait for it."""
-
-    async def served(scope: Any, receive: Any, send: Any) -> None:
-        done = asyncio.Event()
-
-        async def receive_to_the_end() -> Any:
-            waiting = {asyncio.ensure_future(receive()), asyncio.ensure_future(done.wait())}
-            ready, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in rest:
-                task.cancel()
-            said = ready.pop().result()
-            return {"type": "http.disconnect"} if said is True else said
-
-        async def send_and_note(message: Any) -> None:
-            await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                done.set()
-
-        await app(scope, receive_to_the_end, send_and_note)
-
-    return served
-
-
 async def through(app: Any, case: Case, prefix: str = "") -> Outcome:
     """A call in this process, message by message."""
     headers = [HOST, JSON, *([AUTH] if case.key else [])]
@@ -190,8 +166,8 @@ async def test_a_path_that_the_host_does_not_have_is_not_ours(framework: Framewo
 async def test_a_hosts_own_llm_handler_is_guarded_and_unchanged(framework: Framework, stream: bool) -> None:
     """The middlewares round a handler that knows no gateway: its bytes go out as they are; without a key it is not asked."""
     body = {**CHAT, "max_tokens": 7, "stream": stream}
-    alone = await ask(as_a_server(framework.own()), body, headers=[HOST, JSON])
-    app = as_a_server(guarded(framework.own()))
+    alone = await ask(framework.own(), body, headers=[HOST, JSON])
+    app = guarded(framework.own())
     answer = await ask(app, body, headers=[HOST, JSON, AUTH])
     assert (answer.status, answer.body) == (200, alone.body)
     assert answer.headers["content-type"] == alone.headers["content-type"]
@@ -228,7 +204,7 @@ async def test_a_slash_that_the_client_wrote_is_another_path() -> None:
 async def test_a_handlers_stream_goes_out_piece_by_piece(framework: Framework) -> None:
     """Each piece that a handler yields leaves at once, as it would without the gateway."""
     body = {**CHAT, "max_tokens": 7, "stream": True}
-    async with talk_to(as_a_server(guarded(framework.own())), body, headers=[HOST, JSON, AUTH]) as talk:
+    async with talk_to(guarded(framework.own()), body, headers=[HOST, JSON, AUTH]) as talk:
         await talk.answer()
     pieces = [message["body"] for message in talk.messages[1:] if message.get("body")]
     assert len(pieces) == 3

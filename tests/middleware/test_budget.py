@@ -18,7 +18,7 @@ from asgi_llm_gateway.exchange import KEY, Exchange
 from asgi_llm_gateway.middleware.base import LLMMiddleware, Rank
 from asgi_llm_gateway.middleware.budget import BudgetMiddleware, prices_of, usd
 from asgi_llm_gateway.prices import DEFAULT_PRICES, PriceTable
-from asgi_llm_gateway.records import CallRecord, Hold, Identity, Price, Target, Tenant, Usage
+from asgi_llm_gateway.records import CallRecord, Hold, Identity, Price, Target, Tenant, Usage, new_hold_id
 from asgi_llm_gateway.settings import ModelConfig, forget
 from asgi_llm_gateway.stores.memory import MemoryLedger
 from asgi_llm_gateway.stores.shared import shared_ledger
@@ -723,7 +723,7 @@ def test_settled_and_held_never_pass_the_budget(calls: list[Any], budget: int) -
 async def test_a_hold_ends_once_whoever_comes_second(first: str) -> None:
     """Twin verbs are idempotent by the hold's id, whatever the order."""
     ledger = MemoryLedger()
-    hold = await ledger.hold("t", least=10, wanted=10, limit=100, now=0.0, ttl=5.0)
+    hold = await ledger.hold("t", hold_id=new_hold_id(), least=10, wanted=10, limit=100, now=0.0, ttl=5.0)
     assert hold is not None
     ends: dict[str, Callable[[], Any]] = {
         "settle": lambda: ledger.settle(hold, 7),
@@ -820,3 +820,22 @@ def test_a_senseless_setting_is_refused_when_it_is_made() -> None:
     """Not at the first call."""
     with pytest.raises(ValueError, match="unknown_price"):
         BudgetMiddleware(Stranger(), unknown_price="maybe")
+
+
+async def test_a_client_that_leaves_while_the_hold_is_taken_leaves_no_hold() -> None:
+    """The ledger may have said yes already: the hold is released by the id that the gateway made."""
+
+    class Slow(MemoryLedger):
+        async def hold(self, tenant: str, **more: Any) -> Hold | None:
+            found = await super().hold(tenant, **more)
+            taken.set()
+            await asyncio.Event().wait()
+            return found
+
+    taken = asyncio.Event()
+    ledger = Slow()
+    async with call(BudgetMiddleware(Stranger(None), ledger=ledger), limited(10)) as talk:
+        await taken.wait()
+        talk.task.cancel()
+        await asyncio.wait({talk.task})
+    assert await ledger.balance("default") == (0, 0)

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from asgi_llm_gateway.records import Balance, CallRecord, Hold, Usage
+from asgi_llm_gateway.records import Balance, CallRecord, Hold, Usage, new_hold_id
 from asgi_llm_gateway.stores.base import CallLog, Ledger
 from asgi_llm_gateway.stores.memory import MemoryLedger
 
@@ -50,7 +50,11 @@ class LedgerMachine(RuleBasedStateMachine):
         """What is left, if that is at least ``least``; all that is wanted where there is no limit."""
         room = None if limit is None else limit - self.spent[tenant] - self.held(tenant)
         wanted = least + more
-        got = self.run(self.ledger.hold(tenant, least=least, wanted=wanted, limit=limit, now=self.now, ttl=10.0))
+        got = self.run(
+            self.ledger.hold(
+                tenant, hold_id=new_hold_id(), least=least, wanted=wanted, limit=limit, now=self.now, ttl=10.0
+            )
+        )
         if room is not None and room < least:
             assert got is None
             return multiple()
@@ -133,7 +137,7 @@ async def test_many_tasks_never_pass_the_limit() -> None:
     ledger = MemoryLedger()
 
     async def call() -> Hold | None:
-        hold = await ledger.hold("a", least=20, wanted=20, limit=LIMIT, now=0.0, ttl=10.0)
+        hold = await ledger.hold("a", hold_id=new_hold_id(), least=20, wanted=20, limit=LIMIT, now=0.0, ttl=10.0)
         await asyncio.sleep(0)
         return hold
 
@@ -154,7 +158,7 @@ def test_many_threads_never_pass_the_limit() -> None:
     async def work(seed: int) -> None:
         for number in range(300):
             cost = (seed * 31 + number * 17) % 90
-            hold = await ledger.hold("a", least=40, wanted=90, limit=limit, now=0.0, ttl=10.0)
+            hold = await ledger.hold("a", hold_id=new_hold_id(), least=40, wanted=90, limit=limit, now=0.0, ttl=10.0)
             if hold is None:
                 continue
             raised = await ledger.raise_hold(hold, 120, limit=limit)
@@ -181,7 +185,7 @@ async def test_records_come_newest_first_and_per_tenant() -> None:
     ledger = MemoryLedger(records=5)
     for cost in range(8):
         tenant = "b" if cost == 6 else "a"
-        hold = await ledger.hold(tenant, least=0, wanted=10, limit=None, now=0.0, ttl=10.0)
+        hold = await ledger.hold(tenant, hold_id=new_hold_id(), least=0, wanted=10, limit=None, now=0.0, ttl=10.0)
         assert hold is not None
         await ledger.settle(hold, cost, record(cost, tenant))
     assert [one.cost for one in await ledger.records("a")] == [7, 5, 4, 3]
@@ -195,7 +199,7 @@ async def test_a_settle_that_lost_the_race_books_nothing() -> None:
     """Settled and released at once: exactly one of them ends the hold."""
     for _ in range(50):
         ledger = MemoryLedger()
-        hold = await ledger.hold("a", least=1, wanted=1, limit=None, now=0.0, ttl=10.0)
+        hold = await ledger.hold("a", hold_id=new_hold_id(), least=1, wanted=1, limit=None, now=0.0, ttl=10.0)
         assert hold is not None
         ended = await asyncio.gather(ledger.settle(hold, 1), ledger.release(hold), ledger.settle(hold, 1))
         assert sum(ended) == 1
@@ -204,7 +208,7 @@ async def test_a_settle_that_lost_the_race_books_nothing() -> None:
 async def test_a_hold_that_lapsed_cannot_be_raised() -> None:
     """Swept and charged: no more money can be taken through it."""
     ledger = MemoryLedger()
-    hold = await ledger.hold("a", least=5, wanted=5, limit=LIMIT, now=0.0, ttl=10.0)
+    hold = await ledger.hold("a", hold_id=new_hold_id(), least=5, wanted=5, limit=LIMIT, now=0.0, ttl=10.0)
     assert hold is not None
     assert await ledger.sweep(9.9) == 0
     assert await ledger.sweep(10.0) == 1
