@@ -122,6 +122,7 @@ def _status_in(error: Any) -> int:
 
 
 # An event that says more than text: usage that is not null, an error, or the end.
+_KEPT = 8192  # bytes of each of the last pieces, in which the reason of the end is looked for
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 _NEWS = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[^\sn]|\[DONE\]')
 
@@ -153,7 +154,7 @@ class OpenAIStream:
         count = whole.count(b"data:")
         if count:  # comments may trail after the last word
             self.events += count
-            self._last = (self._last[1], self._last[2], whole)
+            self._last = (self._last[1], self._last[2], whole if len(whole) <= _KEPT else whole[-_KEPT:])
         # Plain searches: this runs for every event, and most say "usage": null, if anything.
         if (
             b"[DONE]" in whole

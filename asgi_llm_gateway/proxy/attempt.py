@@ -11,10 +11,13 @@ from ..errors import GatewayError, Header, UpstreamError
 from ..exchange import Call, Exchange
 from ..records import Usage
 from ..tokens import estimate
+from ..usage import usage_at_end
 from ..wire import LLMRequest
 from .push import Push
 from .transfer import Flight, TransferError
 from .upstream import PooledFlight
+
+_TAIL = 64 * 1024  # bytes at the end of a long answer in which its usage is looked for
 
 log = logging.getLogger("asgi_llm_gateway")
 
@@ -30,7 +33,7 @@ _SSE_HEADERS: tuple[Header, ...] = (
 class Attempt:
     """One upstream call and the relay of its answer."""
 
-    __slots__ = ("_adapter", "_call", "_decoder", "_exchange", "_flight", "_request", "_send", "_sent_nothing")
+    __slots__ = ("_adapter", "_call", "_decoder", "_exchange", "_flight", "_request", "_send")
 
     def __init__(
         self, exchange: Exchange, call: Call, request: LLMRequest, adapter: Adapter, flight: Flight, send: Send
@@ -42,7 +45,6 @@ class Attempt:
         self._flight = flight
         self._send = send
         self._decoder: StreamDecoder | None = None
-        self._sent_nothing = False
 
     async def run(self) -> None:
         """Ask, and relay what comes. Raises GatewayError, ClientGone."""
@@ -50,7 +52,6 @@ class Attempt:
         try:
             await flight.start()
         except TransferError as error:
-            self._sent_nothing = error.kind in ("connect", "pool")
             log.warning("%s: %s", self._adapter.name, error)
             raise error.as_answer(self._adapter.name) from error
         if flight.status != 200:
@@ -96,27 +97,24 @@ class Attempt:
         flight, send = self._flight, self._send
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         tail = b""
-        while True:
-            if body:
-                tail = (tail + body)[-65536:]
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-            if flight.done:
+        try:
+            while body or not flight.done:
+                if body:
+                    tail = (tail + body)[-_TAIL:]
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                elif (more := flight.more()) is not None:
+                    await more
                 body = flight.take()
-                if not body:
-                    break
-                continue
-            more = flight.more()
-            if more is not None:
-                await more
-            body = flight.take()
-        answer = self._adapter.response(self._request, b" " * (2**20) + tail)
-        self._end(answer.usage)
+        except TransferError as error:
+            # The status has gone out: all that is left is to break off, which the server does for an exception.
+            raise error.as_answer(self._adapter.name) from None
+        self._end(usage_at_end(tail))
         await self._exchange.end()
         await send({"type": "http.response.body", "body": b""})
 
     async def _stream(self, headers: list[Header]) -> None:
         """An event stream: each piece goes on when it came."""
-        flight, exchange, send = self._flight, self._exchange, self._send
+        flight, send = self._flight, self._send
         decoder = self._decoder = self._adapter.stream(self._request)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         failure: GatewayError | None = None
@@ -124,31 +122,28 @@ class Attempt:
             while True:
                 data = flight.take()
                 if data:
-                    out = decoder.feed(data)
-                    if decoder.ending and not exchange.ended:
-                        self._end(decoder.usage)
-                        await exchange.end()
-                    if out:
-                        await send({"type": "http.response.body", "body": out, "more_body": True})
+                    await self._pass_on(decoder, decoder.feed(data))
                 elif flight.done:
                     break
                 elif (push := self._push(decoder)) is not None:
                     await push.run()
-                    if decoder.ending and not exchange.ended:
-                        self._end(decoder.usage)
-                        await exchange.end()
-                    if push.out:
-                        await send({"type": "http.response.body", "body": push.out, "more_body": True})
-                else:
-                    more = flight.more()
-                    if more is not None:
-                        await more
+                    await self._pass_on(decoder, push.out)
+                elif (more := flight.more()) is not None:
+                    await more
         except TransferError as error:
             log.warning("%s: %s", self._adapter.name, error)
             failure = error.as_answer(self._adapter.name)
         except UpstreamError as error:
             failure = error
         await self._last(decoder, failure)
+
+    async def _pass_on(self, decoder: StreamDecoder, out: bytes) -> None:
+        """Send a piece; before the stream's last news, the money is settled."""
+        if decoder.ending and not self._exchange.ended:
+            self._end(decoder.usage)
+            await self._exchange.end()
+        if out:
+            await self._send({"type": "http.response.body", "body": out, "more_body": True})
 
     def _push(self, decoder: StreamDecoder) -> Push | None:
         """The faster way for the middle of the stream, where it is open."""
@@ -188,7 +183,7 @@ class Attempt:
     def account(self) -> None:
         """Whatever happened, the call has an end and the tokens it may have used."""
         if not self._call.ended:
-            if self._sent_nothing:
+            if not self._flight.sent:
                 self._call.end(Usage())
             else:
                 self._end(self._decoder.usage if self._decoder is not None else None)

@@ -28,6 +28,7 @@ class HTTPXFlight:
         self.status = 0
         self.headers: Sequence[Header] = ()
         self.done = False
+        self.sent = True
 
     async def start(self) -> None:
         """See Flight."""
@@ -49,6 +50,8 @@ class HTTPXFlight:
             headers=[*endpoint.headers, *self._extra],
             timeout=(own.connect, None, own.write, own.pool),  # how long to read is bounded here
         )
+        # A client keeps the cookies that providers set; they are no other tenant's affair.
+        made.headers.pop("cookie", None)
         self._response = await self._client.send(made, stream=True, follow_redirects=False)
         self.status = self._response.status_code
         self.headers = [(name.lower(), value) for name, value in self._response.headers.raw]
@@ -82,7 +85,10 @@ class HTTPXFlight:
                 raise self._ended from None
             raise
         except Exception as error:
-            raise _translated(error, self.status > 0) from error
+            told = _translated(error, self.status > 0)
+            if isinstance(told, TransferError) and told.kind in ("connect", "pool"):
+                self.sent = False
+            raise told from error
         finally:
             self._task = None
 

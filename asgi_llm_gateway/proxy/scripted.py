@@ -16,6 +16,7 @@ class ScriptedFlight:
         self.status = script.status
         self.headers = script.headers
         self.done = False
+        self.sent = True
         self._script = script
         self._next = 0
         self._came = b""

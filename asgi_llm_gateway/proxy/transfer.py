@@ -59,6 +59,11 @@ class Flight(Protocol):
         ...
 
     @property
+    def sent(self) -> bool:
+        """The request may have reached the provider."""
+        ...
+
+    @property
     def done(self) -> bool:
         """All of the body has come."""
         ...

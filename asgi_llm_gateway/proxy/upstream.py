@@ -213,6 +213,9 @@ class _Pool:
         """A call is over, or a connection was lost."""
         if connection.error is None and not self._closed:
             self._idle.append(connection)
+            oldest = self._idle[0]
+            if oldest.error is None and self.loop.time() - oldest.idle_since > self._keep_alive:
+                oldest.fail(TransferError("cut", "idled too long"))
         else:
             self._all.discard(connection)
             if connection in self._idle:
@@ -258,6 +261,11 @@ class PooledFlight:
     def headers(self) -> Sequence[Header]:
         """See Flight."""
         return () if self._connection is None else self._connection.headers
+
+    @property
+    def sent(self) -> bool:
+        """See Flight."""
+        return self._connection is not None
 
     @property
     def done(self) -> bool:
