@@ -37,11 +37,19 @@ def headers_named(scope: Scope, name: bytes) -> list[bytes]:
     ]
 
 
+def whole(status: int, body: bytes, headers: Iterable[Header] = ()) -> tuple[Message, Message]:
+    """The two messages of an answer of known length."""
+    head = [*headers, (b"content-length", b"%d" % len(body))]
+    return (
+        {"type": "http.response.start", "status": status, "headers": head},
+        {"type": "http.response.body", "body": body},
+    )
+
+
 async def send_body(send: Send, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
     """Answer with a whole body of known length."""
-    head = [*headers, (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body})
+    for message in whole(status, body, headers):
+        await send(message)
 
 
 async def send_error(send: Send, error: GatewayError, envelope: Envelope = "openai") -> None:

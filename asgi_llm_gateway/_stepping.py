@@ -7,7 +7,7 @@ and to need no current task, its ``receive()`` and ``send()`` may be stepped fro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 # Servers that are known so. Anything else, wrappers of other people's included, is awaited in a task.
@@ -16,8 +16,13 @@ _STEPPABLE = frozenset({"uvicorn.protocols.http.httptools_impl", "uvicorn.protoc
 
 def steppable(function: Callable[..., Any]) -> bool:
     """Whether a ``receive`` or ``send`` is the server's own, and the server is known."""
+    return server_of(function) is not None
+
+
+def server_of(function: Callable[..., Any]) -> Any:
+    """The known server's object for one response, of its own ``receive`` or ``send``; ``None`` for any other function."""
     owner = getattr(function, "__self__", None)
-    return owner is not None and type(owner).__module__ in _STEPPABLE
+    return owner if type(owner).__module__ in _STEPPABLE else None
 
 
 class Resumed:
@@ -47,3 +52,41 @@ class Resumed:
 
     def _throw(self, error: BaseException) -> Any:
         return self._coroutine.throw(error)
+
+
+class _Collector:
+    """Stands in for a transport while a head and its body are written, so that they leave in one system call."""
+
+    __slots__ = ("_parts", "_transport")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def flush(self) -> None:
+        parts, self._parts = self._parts, []
+        if parts:
+            self._transport.write(b"".join(parts))
+
+    def __getattr__(self, name: str) -> Any:
+        self.flush()  # whatever else is asked of the transport comes after what was written
+        return getattr(self._transport, name)
+
+
+async def send_at_once(send: Callable[[Any], Awaitable[None]], server: Any, messages: tuple[Any, ...]) -> None:
+    """Await ``send`` for each message; a known ``server`` writes them in one piece.
+
+    uvicorn writes the head of a response and its body one after the other; each write wakes the reader, which costs
+    more than the gateway does. ``server`` is its object for this one response, and only its own writes pass by here.
+    """
+    transport = server.transport
+    collector = server.transport = _Collector(transport)
+    try:
+        for message in messages:
+            await send(message)
+    finally:
+        server.transport = transport
+        collector.flush()

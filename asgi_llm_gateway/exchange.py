@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-from ._asgi import ASGIApp, Message, Receive, Scope, Send, header
+from ._asgi import ASGIApp, Message, Receive, Scope, Send, header, whole
+from ._stepping import send_at_once, server_of
 from .errors import BadRequest, GatewayError, Header, TooLarge
 from .records import DEFAULT_TENANT, Identity, Target, Tenant, TraceRecord, Usage
 from .usage import UsageReader
@@ -270,10 +271,23 @@ class Exchange:
 
         That is so once the answer has begun and somebody else tells its usage.
         """
-        if self.exact and self.first_byte_at is not None:
-            while isinstance(send, (_Noted, _Watched)):
-                send = send.inner
+        return self.outermost(send) if self.exact and self.first_byte_at is not None else send
+
+    def outermost(self, send: Send) -> Send:
+        """The ``send`` behind those that this exchange made: the server's, where nobody else stands between."""
+        while isinstance(send, (_Noted, _Watched)):
+            send = send.inner
         return send
+
+    async def answer(self, send: Send, status: int, body: bytes, headers: Iterable[Header]) -> None:
+        """Answer with a whole body: head and body leave together where the server is known."""
+        messages = whole(status, body, headers)
+        server = server_of(self.outermost(send)) if self.exact else None
+        if server is not None:
+            await send_at_once(send, server, messages)
+        else:
+            for message in messages:
+                await send(message)
 
     def close(self) -> None:
         """The entry is done: let go of who refers back, so that no garbage collector is needed."""

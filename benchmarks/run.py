@@ -32,6 +32,10 @@ TARGETS = {
     "bare raw": ("benchmarks.bare:app", 9210, {}),
     "bare httpx": ("benchmarks.bare:app", 9211, {"BARE_CLIENT": "httpx"}),
     "proxy": ("benchmarks.targets:proxy", 9212, {}),
+    "+ tracing": ("benchmarks.targets:tracing", 9214, {}),
+    "+ tenant": ("benchmarks.targets:tenant", 9215, {}),
+    "+ ratelimit": ("benchmarks.targets:ratelimit", 9216, {}),
+    "+ budget": ("benchmarks.targets:budget", 9217, {}),
     "four": ("benchmarks.targets:four", 9213, {}),
 }
 MESSAGES = [

@@ -47,4 +47,8 @@ def four_layers() -> TracingMiddleware:
 
 
 proxy = proxy_app()
+tracing = TracingMiddleware(proxy_app())
+tenant = TenantMiddleware(proxy_app(), store=store())
+ratelimit = RateLimitMiddleware(proxy_app(), requests=10**9, window=60)
+budget = BudgetMiddleware(proxy_app(), ledger=store())
 four = four_layers()

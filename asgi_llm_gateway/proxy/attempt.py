@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from .._asgi import Send, send_body
+from .._asgi import Send
 from .._stepping import steppable
 from ..adapters.base import Adapter, StreamDecoder
 from ..errors import GatewayError, Header, UpstreamError
@@ -90,7 +90,7 @@ class Attempt:
         answer = self._adapter.response(self._request, body)
         self._end(answer.usage)
         await self._exchange.end()
-        await send_body(self._send, 200, answer.body, headers)
+        await self._exchange.answer(self._send, 200, answer.body, headers)
 
     async def _long(self, headers: list[Header], body: bytes) -> None:
         """A JSON answer too long to hold: it goes on in pieces, and its usage is read from the end."""
