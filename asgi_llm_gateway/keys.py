@@ -1,8 +1,10 @@
-"""Virtual keys and tenant ids: how they look, how they are made, how they are found."""
+"""Virtual keys, tenant ids and hold ids: how they look, how they are made, how they are found."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
 import re
 import secrets
 import time
@@ -54,3 +56,19 @@ def check_tenant_id(tenant_id: str) -> str:
     if unicodedata.normalize("NFC", tenant_id) != tenant_id or _TENANT.match(tenant_id) is None:
         raise ValueError(f"a tenant id is {TENANT_ALPHABET}")
     return tenant_id
+
+
+def new_hold_id() -> str:
+    """An id for a hold, unlike any other: this process's mark and a number. Never a client's request id."""
+    return f"{_mark}-{next(_numbers):x}"
+
+
+def _new_mark() -> None:
+    global _mark
+    _mark = secrets.token_hex(12)
+
+
+_mark = ""
+_numbers = itertools.count(1)
+_new_mark()
+os.register_at_fork(after_in_child=_new_mark)  # a forked worker goes on counting from the same number

@@ -5,7 +5,6 @@ Money is integer nano-USD (1e-9 USD), time is Unix seconds as float, tokens are 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -103,11 +102,6 @@ class Balance(NamedTuple):
 
     spent: int
     held: int
-
-
-def new_hold_id() -> str:
-    """An id for a hold, unlike any other: 128 random bits, in hex. Never a client's request id."""
-    return f"{random.getrandbits(128):032x}"
 
 
 class CallRecord(NamedTuple):

@@ -131,7 +131,13 @@ def scope_of(
 
 @asynccontextmanager
 async def call(
-    app: Any, body: Any = None, path: str = "/v1/chat/completions", *, headers: Headers = (JSON,), cut: int = 0, **more: Any
+    app: Any,
+    body: Any = None,
+    path: str = "/v1/chat/completions",
+    *,
+    headers: Headers = (JSON,),
+    cut: int = 0,
+    **more: Any,
 ) -> AsyncIterator[Talk]:
     """A call; ``body`` is JSON (or bytes, as they are), sent in pieces of ``cut`` bytes where that is not 0."""
     raw = body if isinstance(body, bytes) else (b"" if body is None else json.dumps(body).encode())

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from .._asgi import ASGIApp, Receive, Scope, Send, finish
 from ..errors import BadRequest, BudgetError, Forbidden, MethodNotAllowed, StoreError, Unavailable
 from ..exchange import MAX_BODY, Call, Exchange
+from ..keys import new_hold_id
 from ..prices import DEFAULT_PRICES, FREE, PriceTable, cost_of
-from ..records import NANO_PER_USD, CallRecord, Hold, Price, Usage, new_hold_id
+from ..records import NANO_PER_USD, CallRecord, Hold, Price, Usage
 from ..stores.base import Ledger
 from ..tokens import estimate, prompt_bound
 from ..usage import UsageReader
@@ -81,7 +82,11 @@ class BudgetMiddleware(LLMMiddleware):
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"Use POST for {exchange.route.path}.", headers=((b"allow", b"POST"),))
         receive = await exchange.read(receive, scope)
-        account = await self._open(exchange)
+        if self._wanted is None or self._least is None or self._prices is None:
+            self._take_settings()
+        ledger = self._ledger or await _shared()
+        account = Account(ledger, exchange, self._prices or DEFAULT_PRICES, self._clock, self._unknown_free)
+        await account.open(self._wanted or 1, self._least or 1)
         exchange.guard(account)
         exchange.at_end(account.settle)
         try:
@@ -89,15 +94,6 @@ class BudgetMiddleware(LLMMiddleware):
         finally:
             if not account.closed:  # cut, cancelled or crashed: the tokens are paid for all the same
                 await finish(account.settle(cut=True))
-
-    async def _open(self, exchange: Exchange) -> Account:
-        """The account of a call, its entry hold taken. Raises BudgetError, BadRequest, Unavailable."""
-        if self._wanted is None or self._least is None or self._prices is None:
-            self._take_settings()
-        account = Account(await self._the_ledger(), exchange, self._prices or DEFAULT_PRICES, self._clock)
-        account.unknown_free = self._unknown_free
-        await account.open(self._wanted or 1, self._least or 1)
-        return account
 
     def _take_settings(self) -> None:
         from ..settings import current, current_file
@@ -110,12 +106,11 @@ class BudgetMiddleware(LLMMiddleware):
         if self._prices is None:
             self._prices = prices_of(current_file().models)
 
-    async def _the_ledger(self) -> Ledger:
-        if self._ledger is not None:
-            return self._ledger
-        from ..stores.shared import shared_ledger
 
-        return await shared_ledger()
+async def _shared() -> Ledger:
+    from ..stores.shared import shared_ledger
+
+    return await shared_ledger()
 
 
 def prices_of(models: Any) -> PriceTable:
@@ -151,10 +146,12 @@ def _refuse_unpriced(exchange: Exchange, scope: Scope) -> None:
 class Account:
     """The money of one call: a hold at its start, raised before each further upstream call, settled once."""
 
-    __slots__ = ("_clock", "_exchange", "_hold", "_ledger", "_prices", "_request", "_settling", "_started", "closed",
-                 "unknown_free")  # fmt: skip
+    __slots__ = ("_clock", "_exchange", "_hold", "_ledger", "_prices", "_request", "_settling", "_started",
+                 "_unknown_free", "closed")  # fmt: skip
 
-    def __init__(self, ledger: Ledger, exchange: Exchange, prices: PriceTable, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, ledger: Ledger, exchange: Exchange, prices: PriceTable, clock: Callable[[], float], unknown_free: bool
+    ) -> None:
         self._ledger = ledger
         self._exchange = exchange
         self._prices = prices
@@ -164,7 +161,7 @@ class Account:
         self._request: LLMRequest | None = None
         self._settling = False
         self.closed = False
-        self.unknown_free = False
+        self._unknown_free = unknown_free
 
     # -- at the start --------------------------------------------------------------------------------------------------
 
@@ -218,7 +215,7 @@ class Account:
         asked = self._request.model if self._request is not None else None
         price = self._prices.find(model, provider, asked)
         if price is None:
-            if self._exchange.identity.tenant.budget is not None and not self.unknown_free:
+            if self._exchange.identity.tenant.budget is not None and not self._unknown_free:
                 raise BadRequest(
                     f"The model '{model}' has no price, and the tenant has a budget. "
                     "Ask the operator to set its price in the settings file.",
@@ -283,9 +280,9 @@ class Account:
         """Tokens and nano-USD of the whole call: the sum over its upstream calls, or what the watcher read."""
         exchange = self._exchange
         if exchange.calls:
-            used = Usage()
-            cost = 0
-            for call in exchange.calls:
+            call = exchange.calls[0]
+            used, cost = self._used(call), self._cost(call)
+            for call in exchange.calls[1:]:
                 cost += self._cost(call)
                 used = _sum(used, self._used(call))
             return used, cost, exchange.calls[-1].target.provider
@@ -334,7 +331,8 @@ def _so_far(request: LLMRequest | None, reader: UsageReader | None) -> Usage:
 
 def _ceiling(request: LLMRequest, output: int, price: Price) -> int:
     """What a call can cost at most, in nano-USD."""
-    return cost_of(Usage(prompt_bound(request), output * _answers(request)), price)
+    tokens = output * _answers(request)
+    return -(-(prompt_bound(request) * price.prompt + tokens * price.completion) // _MILLION)
 
 
 def _answers(request: LLMRequest) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal
 
 from .._asgi import ASGIApp, Receive, Scope, Send
@@ -82,10 +83,12 @@ def window_headers(window: Window) -> list[Header]:
     return [
         (b"x-ratelimit-limit-requests", b"%d" % window.limit),
         (b"x-ratelimit-remaining-requests", b"%d" % window.remaining),
-        (b"x-ratelimit-reset-requests", go_duration(window.reset)),
+        # To the second, but for the last one: the text is then made once and found again.
+        (b"x-ratelimit-reset-requests", go_duration(math.ceil(window.reset) if window.reset > 1 else window.reset)),
     ]
 
 
+@lru_cache(maxsize=8192)
 def go_duration(seconds: float) -> bytes:
     """Seconds as Go writes a duration. Source: OpenAI API reference, "Rate limits"."""
     millis = max(0, math.ceil(seconds * 1000))

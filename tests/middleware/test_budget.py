@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from asgi_llm_gateway._asgi import Message, Receive, Scope, Send
 from asgi_llm_gateway.errors import GatewayError, StoreError
 from asgi_llm_gateway.exchange import KEY, Exchange
+from asgi_llm_gateway.keys import new_hold_id
 from asgi_llm_gateway.middleware.base import LLMMiddleware, Rank
 from asgi_llm_gateway.middleware.budget import BudgetMiddleware, prices_of, usd
 from asgi_llm_gateway.prices import DEFAULT_PRICES, PriceTable
-from asgi_llm_gateway.records import CallRecord, Hold, Identity, Price, Target, Tenant, Usage, new_hold_id
+from asgi_llm_gateway.records import CallRecord, Hold, Identity, Price, Target, Tenant, Usage
 from asgi_llm_gateway.settings import ModelConfig, forget
 from asgi_llm_gateway.stores.memory import MemoryLedger
 from asgi_llm_gateway.stores.shared import shared_ledger

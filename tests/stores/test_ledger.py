@@ -11,7 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from asgi_llm_gateway.records import Balance, CallRecord, Hold, Usage, new_hold_id
+from asgi_llm_gateway.keys import new_hold_id
+from asgi_llm_gateway.records import Balance, CallRecord, Hold, Usage
 from asgi_llm_gateway.stores.base import CallLog, Ledger
 from asgi_llm_gateway.stores.memory import MemoryLedger
 
