@@ -28,13 +28,31 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-def headers_named(scope: Scope, name: bytes) -> list[bytes]:
-    """Every value of a header that may repeat."""
-    return [
-        bytes(value)
-        for key, value in scope.get("headers") or ()
-        if key == name or (len(key) == len(name) and key.lower() == name)
-    ]
+class Headers:
+    """A request's headers by lower-case name, read in one pass for all layers."""
+
+    __slots__ = ("_first", "_repeated", "raw")
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+        self._repeated: dict[bytes, list[bytes]] = {}
+        self._first: dict[bytes, bytes] = dict(raw)
+        if len(self._first) != len(raw) or not b"".join(self._first).islower():
+            self._first = {}
+            for name, value in raw:
+                self._repeated.setdefault(name.lower(), []).append(bytes(value))
+            self._first = {name: values[0] for name, values in self._repeated.items()}
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of that name."""
+        return self._first.get(name)
+
+    def all(self, name: bytes) -> list[bytes]:
+        """Every value of a header that may repeat."""
+        if self._repeated:
+            return self._repeated.get(name, [])
+        value = self._first.get(name)
+        return [] if value is None else [value]
 
 
 def whole(status: int, body: bytes, headers: Iterable[Header] = ()) -> tuple[Message, Message]:

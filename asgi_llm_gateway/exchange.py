@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-from ._asgi import ASGIApp, Message, Receive, Scope, Send, header, whole
+from ._asgi import ASGIApp, Headers, Message, Receive, Scope, Send, header, whole
 from ._stepping import send_at_once, server_of
 from .errors import BadRequest, GatewayError, Header, TooLarge
 from .records import DEFAULT_TENANT, Identity, Target, Tenant, TraceRecord, Usage
@@ -19,7 +19,7 @@ KEY = "asgi_llm_gateway.exchange"
 MAX_BODY = 32 * 1024 * 1024
 """Bytes of a request's body, where nothing else is set."""
 
-_LENGTHS = frozenset(map(len, (b"content-type", b"content-encoding", b"content-length")))
+_UNREAD = Headers([])
 _NOBODY = Identity(Tenant(DEFAULT_TENANT), None)
 
 
@@ -93,7 +93,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_at_end", "_guards", "_receive", "_replayed", "_watched", "amended", "calls", "complete", "ended", "entry",
+        "_at_end", "_guards", "_receive", "_replayed", "_sent", "_watched", "amended", "calls", "complete", "ended", "entry",
         "exact", "first_byte_at", "gone", "headers", "identity", "max_body", "rank", "reader", "record", "request",
         "route", "seen", "status", "usage",
     )  # fmt: skip
@@ -123,6 +123,14 @@ class Exchange:
         self._receive: Receive | None = None
         self._replayed = False
         self._watched = False
+        self._sent = _UNREAD
+
+    def sent(self, scope: Scope) -> Headers:
+        """The request's headers as that scope has them; read once, unless somebody in between changed them."""
+        raw = scope.get("headers") or ()
+        if raw is not self._sent.raw:
+            self._sent = Headers(raw)
+        return self._sent
 
     # -- the request ---------------------------------------------------------------------------------------------------
 
@@ -143,20 +151,18 @@ class Exchange:
         return self.replay
 
     def _refuse_by_headers(self, scope: Scope) -> None:
-        for name, value in scope.get("headers") or ():
-            if len(name) not in _LENGTHS:  # most headers are none of the three
-                continue
-            name = name.lower()
-            if name == b"content-type":
-                if b"json" not in value.lower():
-                    raise BadRequest("The content type must be application/json.", status=415, param="content-type",
-                                     code="unsupported_media_type")  # fmt: skip
-            elif name == b"content-encoding":
-                if value.strip().lower() not in (b"", b"identity"):
-                    raise BadRequest("A compressed body is not accepted. Send it plain.", status=415,
-                                     param="content-encoding", code="unsupported_content_encoding")  # fmt: skip
-            elif name == b"content-length" and value.isdigit() and len(value) < 20 and int(value) > self.max_body:
-                raise self._too_large()
+        headers = self.sent(scope)
+        kind = headers.get(b"content-type")
+        if kind is not None and b"json" not in kind.lower():
+            raise BadRequest("The content type must be application/json.", status=415, param="content-type",
+                             code="unsupported_media_type")  # fmt: skip
+        encoding = headers.get(b"content-encoding")
+        if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+            raise BadRequest("A compressed body is not accepted. Send it plain.", status=415, param="content-encoding",
+                             code="unsupported_content_encoding")  # fmt: skip
+        length = headers.get(b"content-length")
+        if length is not None and length.isdigit() and len(length) < 20 and int(length) > self.max_body:
+            raise self._too_large()
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The body is over the limit of {self.max_body} bytes.")

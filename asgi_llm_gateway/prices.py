@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from .records import Price, Usage
 
 _MILLION = 1_000_000
+_REMEMBERED = 10_000  # look-ups; clients choose the names
 LOCAL_PROVIDERS = frozenset({"echo", "llamacpp", "vllm", "ollama"})
 """Providers that run on own machines: their tokens cost nothing where no price is set."""
 
@@ -54,6 +55,7 @@ class PriceTable:
             self._prices.update(dict.fromkeys(dated, _SPECIFIED[name]))
         self._own = dict(own or {})
         self._prices.update(self._own)
+        self._known: dict[tuple[str, str | None, str | None], Price] = {}
 
     def find(self, model: str, provider: str | None = None, asked: str | None = None) -> Price | None:
         """The price of a model, ``None`` where it is not known.
@@ -61,6 +63,15 @@ class PriceTable:
         A name with a provider in front (``openai/gpt-4``) is looked up as it is, then without it. ``asked`` is the name
         that the client used: its own price counts, unless the target has one of its own.
         """
+        key = (model, provider, asked)
+        known = self._known.get(key)
+        if known is None:
+            known = self._find(model, provider, asked)
+            if known is not None and len(self._known) < _REMEMBERED:
+                self._known[key] = known
+        return known
+
+    def _find(self, model: str, provider: str | None, asked: str | None) -> Price | None:
         if asked in self._own and model not in self._own and f"{provider}/{model}" not in self._own:
             return self._own[asked]
         if provider is not None:
@@ -73,7 +84,7 @@ class PriceTable:
         if provider in LOCAL_PROVIDERS or model in LOCAL_PROVIDERS:
             return FREE
         front, slash, rest = model.partition("/")
-        return self.find(rest, front) if slash and rest else None
+        return self._find(rest, front, None) if slash and rest else None
 
 
 def cost_of(usage: Usage, price: Price) -> int:

@@ -137,7 +137,7 @@ def test_no_store_knows_asgi(module: str) -> None:
 
 def test_the_exchange_knows_no_concern() -> None:
     """It knows the call: no money, no tenants' store, no provider."""
-    assert KNOWS["exchange"] <= {"_asgi", "errors", "records", "usage", "wire"}
+    assert KNOWS["exchange"] <= {"_asgi", "_stepping", "errors", "records", "usage", "wire"}
 
 
 def test_only_the_upstream_client_knows_the_http_client() -> None:

@@ -152,15 +152,23 @@ class WindowLimiter:
         self._expiry = self._item.get_expiry()
         self._strategy = SlidingWindowCounterRateLimiter(storage)
 
+    def hit_here(self, name: str) -> Window | None:
+        """The same as ``hit`` where this process counts, without waiting; ``None`` where somebody else does."""
+        if self._own is None:
+            return None
+        admitted, before, weight, now = self._own.take(name + self._prefix, self._limit, self._expiry)
+        remaining, reset, retry = stand(before, weight, now, self._limit, self._seconds)
+        return Window(admitted, self._limit, remaining, reset, retry, self._seconds)
+
     async def hit(self, name: str) -> Window:
         """Count one hit, if it is admitted, and say where ``name`` stands."""
-        if self._own is not None:
-            admitted, before, weight, now = self._own.take(name + self._prefix, self._limit, self._expiry)
-        else:
-            admitted = await self._strategy.hit(self._item, name)
-            storage = cast(SlidingWindowCounterSupport, self._strategy.storage)
-            before, _, now, left = await storage.get_sliding_window(self._item.key_for(name), self._expiry)
-            weight = min(1.0, max(0.0, (left - self._expiry) / self._expiry))
+        window = self.hit_here(name)
+        if window is not None:
+            return window
+        admitted = await self._strategy.hit(self._item, name)
+        storage = cast(SlidingWindowCounterSupport, self._strategy.storage)
+        before, _, now, left = await storage.get_sliding_window(self._item.key_for(name), self._expiry)
+        weight = min(1.0, max(0.0, (left - self._expiry) / self._expiry))
         remaining, reset, retry = stand(before, weight, now, self._limit, self._seconds)
         return Window(admitted, self._limit, remaining, reset, retry, self._seconds)
 

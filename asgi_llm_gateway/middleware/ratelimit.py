@@ -58,7 +58,8 @@ class RateLimitMiddleware(LLMMiddleware):
         if self._off:
             await self.forward(exchange, scope, receive, send)
             return
-        window = await limiter.hit(exchange.identity.tenant.id)
+        tenant = exchange.identity.tenant.id
+        window = limiter.hit_here(tenant) or await limiter.hit(tenant)
         exchange.headers += window_headers(window)
         if not window.admitted:
             raise _refusal(window)

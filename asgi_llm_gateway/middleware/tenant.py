@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from .._asgi import ASGIApp, Receive, Scope, Send, headers_named
+from .._asgi import ASGIApp, Headers, Receive, Scope, Send
 from ..errors import BadRequest, Forbidden, InvalidKey, NotFound, StoreError, Unavailable
 from ..exchange import MAX_BODY, Exchange
 from ..keys import digest_of
@@ -62,14 +62,15 @@ class TenantMiddleware(LLMMiddleware):
 
     async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """See LLMMiddleware."""
-        digest = digest_of(_key_of(scope))
+        headers = exchange.sent(scope)
+        digest = digest_of(_key_of(headers))
         if digest is None:
             self._directory.hint()
             raise InvalidKey
         identity = self._directory.known(digest)
         if identity is None:
             identity = await self._directory.find(digest)
-        wanted = headers_named(scope, b"x-tenant-id")
+        wanted = [*headers.all(b"x-tenant-id")]
         if exchange.route.dialect is not None and scope["method"] == "POST":
             receive = await exchange.read(receive, scope)
             if exchange.request is not None and exchange.request.tenant is not None:
@@ -98,27 +99,19 @@ def check_model(identity: Identity, model: str) -> None:
             )
 
 
-def _key_of(scope: Scope) -> bytes:
-    """The one key that a request shows. Raises InvalidKey for none, BadRequest for two that disagree."""
-    found: bytes | None = None
-    for name, value in scope.get("headers") or ():
-        lower = name.lower()
-        if lower == b"authorization":
-            kind, _, key = value.partition(b" ")
-            if kind.lower() != b"bearer":
-                continue
-            key = key.strip()
-        elif lower == b"x-api-key":
-            key = value.strip()
-        else:
-            continue
-        if found is not None and key != found:
-            raise BadRequest(
-                "The request shows two different API keys. Send one, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
-                code="conflicting_credentials",
-            )
-        found = key
-    return found or b""
+def _key_of(headers: Headers) -> bytes:
+    """The one key that a request shows; empty for none. Raises BadRequest for two that disagree."""
+    shown = {value.strip() for value in headers.all(b"x-api-key")}
+    for value in headers.all(b"authorization"):
+        kind, _, key = value.partition(b" ")
+        if kind.lower() == b"bearer":
+            shown.add(key.strip())
+    if len(shown) > 1:
+        raise BadRequest(
+            "The request shows two different API keys. Send one, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
+            code="conflicting_credentials",
+        )
+    return shown.pop() if shown else b""
 
 
 class _Directory:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Literal
 
-from .._asgi import ASGIApp, Receive, Scope, Send
+from .._asgi import ASGIApp, Headers, Receive, Scope, Send
 from ..errors import GatewayError
 from ..exchange import MAX_BODY, Exchange
 from ..records import TraceRecord
@@ -17,7 +17,6 @@ from .base import LLMMiddleware, Rank
 
 # What a client may choose as its request id. It is echoed and recorded, never a key of anything.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
-_LENGTHS = frozenset(map(len, (b"x-request-id", b"traceparent")))
 # Source: W3C Trace Context, "traceparent header" (version 00): ids of zeros only are invalid.
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
@@ -54,7 +53,7 @@ class TracingMiddleware(LLMMiddleware):
 
     async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """See LLMMiddleware."""
-        request_id, trace_id = _ids(scope)
+        request_id, trace_id = _ids(exchange.sent(scope))
         started = time.perf_counter()
         record = TraceRecord(
             trace_id.decode(), request_id.decode(), time.time(), scope["method"], exchange.route.path or scope["path"]
@@ -87,20 +86,17 @@ class TracingMiddleware(LLMMiddleware):
             self._traces.add(record)
 
 
-def _ids(scope: Scope) -> tuple[bytes, bytes]:
+def _ids(headers: Headers) -> tuple[bytes, bytes]:
     """The call's request id and trace id: the client's where they are sound, else fresh ones."""
-    request_id = trace_id = b""
-    for name, value in scope.get("headers") or ():
-        if len(name) not in _LENGTHS:  # most headers are none of the two
-            continue
-        name = name.lower()
-        if name == b"x-request-id":
-            if _REQUEST_ID.match(value) is not None:
-                request_id = value
-        elif name == b"traceparent":
-            found = _TRACEPARENT.match(value)
-            if found is not None and not value.startswith(b"ff"):
-                trace_id = found[1]
+    request_id = headers.get(b"x-request-id") or b""
+    if request_id and _REQUEST_ID.match(request_id) is None:
+        request_id = b""
+    trace_id = b""
+    parent = headers.get(b"traceparent")
+    if parent is not None:
+        found = _TRACEPARENT.match(parent)
+        if found is not None and not parent.startswith(b"ff"):
+            trace_id = found[1]
     # Not secrets, and drawn for every call: the Mersenne twister is enough, and is seeded anew in every process.
     if not trace_id:
         trace_id = b"%032x" % random.getrandbits(128)

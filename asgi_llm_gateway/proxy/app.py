@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from .._asgi import Receive, Scope, Send, headers_named, send_body, send_error
+from .._asgi import Receive, Scope, Send, send_body, send_error
 from .._closing import close_all, on_close
 from .._hangup import Patience
 from ..errors import BadRequest, GatewayError, Header, LoopDetected, MethodNotAllowed, NotFound
@@ -118,7 +118,7 @@ class ProxyApp:
         await send_body(send, 200, body, ((b"content-type", b"application/json"),))
 
     async def _call(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        hops = self._hops(scope)
+        hops = self._hops(exchange, scope)
         receive = await exchange.read(receive, scope)
         request = exchange.request
         assert request is not None
@@ -144,14 +144,12 @@ class ProxyApp:
             flight.close()
             attempt.account()
 
-    def _hops(self, scope: Scope) -> tuple[Header, ...]:
+    def _hops(self, exchange: Exchange, scope: Scope) -> tuple[Header, ...]:
         """The mark of this gateway, after those that the request bears. Raises LoopDetected."""
-        for name, _ in scope.get("headers") or ():
-            if len(name) == len(HOP) and name.lower() == HOP:
-                break
-        else:
+        shown = exchange.sent(scope).all(HOP)
+        if not shown:
             return self._first_hop
-        marks = [mark.strip() for value in headers_named(scope, HOP) for mark in value.split(b",")]
+        marks = [mark.strip() for value in shown for mark in value.split(b",")]
         if self._mark in marks or len(marks) >= MAX_HOPS:
             raise LoopDetected(
                 "The request came back to this gateway: a provider's base URL points at the gateway itself. Correct it."
