@@ -153,7 +153,7 @@ class Exchange:
     def _refuse_by_headers(self, scope: Scope) -> None:
         headers = self.sent(scope)
         kind = headers.get(b"content-type")
-        if kind is not None and b"json" not in kind.lower():
+        if kind is not None and kind.lower().find(b"json") < 0:
             raise BadRequest("The content type must be application/json.", status=415, param="content-type",
                              code="unsupported_media_type")  # fmt: skip
         encoding = headers.get(b"content-encoding")

@@ -90,6 +90,9 @@ def usage_at_end(body: bytes) -> Usage | None:
     return usage_from(tail.get("usage"))
 
 
+_NEWS = (b'"usage"', b"[DONE]", b"message_stop", b"response.")
+
+
 class UsageReader:
     """Reads the usage of an answer that passes by, JSON or event stream, in any dialect.
 
@@ -132,7 +135,7 @@ class UsageReader:
     def _read(self, whole: bytes) -> None:
         self.events += whole.count(b"data:")
         # Only an event that speaks of usage or of the end is looked into.
-        if b'"usage"' in whole or b"[DONE]" in whole or b"message_stop" in whole or b"response." in whole:
+        if any(whole.find(news) >= 0 for news in _NEWS):
             for event in split(whole):
                 self._look(data_of(event))
 

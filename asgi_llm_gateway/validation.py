@@ -143,7 +143,7 @@ def refuse_twins(raw: bytes, data: dict[str, Any]) -> None:
 
     Counting the name's bytes settles almost every body; only where they occur more often are the keys read one by one.
     """
-    doubtful = b"\\u00" in raw and _DISGUISE.search(raw) is not None
+    doubtful = raw.find(b"\\u00") >= 0 and _DISGUISE.search(raw) is not None
     if not doubtful:
         for name in data:
             if name in _NEEDLES and raw.count(_NEEDLES[name]) > 1:

@@ -77,7 +77,7 @@ class OpenAIAdapter:
     def response(self, request: LLMRequest, body: bytes) -> Answer:
         """See Adapter."""
         usage = usage_at_end(body)
-        if usage is not None and b'"error"' not in body:
+        if usage is not None and body.find(b'"error"') < 0:
             return Answer(body, usage)
         if len(body) > WHOLE_PARSE:
             return Answer(body, usage)
@@ -121,8 +121,25 @@ def _status_in(error: Any) -> int:
     return code if type(code) is int and 400 <= code < 600 else 502
 
 
+def _says_nothing_new(whole: bytes) -> bool:
+    """Whether events hold neither an error nor usage that is not null.
+
+    This runs for every event. ``find`` and not ``in``: the latter tries first to read the needle as a number, at the
+    price of an exception (CPython 3.11, ``_Py_bytes_contains``).
+    """
+    if whole.find(b'"error"') >= 0:
+        return False
+    at = whole.find(b'"usage"')
+    if at < 0:
+        return True
+    if whole.startswith(b":null", at + 7) and whole.find(b'"usage"', at + 12) < 0:
+        return True
+    return whole.count(b'"usage"') == whole.count(b'"usage":null')
+
+
 # An event that says more than text: usage that is not null, an error, or the end.
 _KEPT = 8192  # bytes of each of the last pieces, in which the reason of the end is looked for
+_DATA_LINE = re.compile(rb"(?:^|[\r\n])data:")
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 _NEWS = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[^\sn]|\[DONE\]')
 
@@ -151,18 +168,18 @@ class OpenAIStream:
             raise UpstreamError(f"The provider '{self._name}' sent an event without an end.") from None
         if not whole:
             return b""
-        count = whole.count(b"data:")
+        if whole.find(b"\n") == len(whole) - 2 and whole.find(b"\r") < 0 and whole.startswith(b"data: {"):
+            plain = _says_nothing_new(whole)  # one event in one line, as most pieces are
+            count = 1
+        else:
+            plain = whole.find(b"[DONE]") < 0 and _says_nothing_new(whole)
+            count = len(_DATA_LINE.findall(whole))
         if count:  # comments may trail after the last word
             self.events += count
             self._last = (self._last[1], self._last[2], whole if len(whole) <= _KEPT else whole[-_KEPT:])
-        # Plain searches: this runs for every event, and most say "usage": null, if anything.
-        if (
-            b"[DONE]" in whole
-            or b'"error"' in whole
-            or (b'"usage"' in whole and whole.count(b'"usage"') != whole.count(b'"usage":null'))
-        ):
-            return b"".join([event for event in split(whole) if self._keep(event)])
-        return whole
+        if plain:
+            return whole
+        return b"".join([event for event in split(whole) if self._keep(event)])
 
     def _keep(self, event: bytes) -> bool:
         """Look into one event; whether the client shall have it."""

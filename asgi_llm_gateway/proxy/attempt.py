@@ -66,7 +66,7 @@ class Attempt:
                 raise UpstreamError(f"The provider '{self._adapter.name}' sent an encoding that was not asked for.")
         if kind.startswith(b"text/event-stream"):
             await self._stream([*_SSE_HEADERS, *(one for one in headers if one[0] != b"content-type")])
-        elif b"json" in kind:
+        elif kind.find(b"json") >= 0:
             body = flight.take()
             if flight.done:
                 await self._whole(headers, body)

@@ -241,7 +241,8 @@ class Connection(asyncio.Protocol):
         elif self._size > BUFFER_LIMIT:
             self._stream = True  # too long to put together: it goes on in pieces
             self._wake()
-        self._deadline = min(self._loop.time() + self._timeouts.idle, self._total)
+        deadline = self._loop.time() + self._timeouts.idle
+        self._deadline = deadline if deadline < self._total else self._total
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
