@@ -19,6 +19,7 @@ from .http1 import Connection
 from .scripted import ScriptedFlight
 from .transfer import Flight, Timeouts, TransferError
 
+_RECEIVE_BUFFER = 512 * 1024  # bytes
 _STALE_SECONDS = 1.0
 # A kept connection that dies so soon after a request, without a byte of an answer, had been given up by the server
 # before: asked once more on a fresh one. Later than that the server may well have done the work, and it is not.
@@ -205,6 +206,8 @@ class _Pool:
         wire: socket.socket | None = transport.get_extra_info("socket")
         if wire is not None and wire.family in (socket.AF_INET, socket.AF_INET6):
             wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Else the kernel may take tens of megabytes from the provider for a client that reads nothing.
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         if self._closed:
             transport.abort()
         return connection

@@ -596,7 +596,7 @@ async def blocked(sent: Callable[[], int]) -> int:
 async def test_a_client_that_reads_nothing_holds_the_provider_back(server: str, shape: str, answer: str) -> None:
     """A bounded amount is under way, kernel buffers included; all of it arrives when it is read."""
     one = word("x" * 8000) * 8
-    count = 2**25 // len(one)
+    count = 2**26 // len(one)
     peers: list[Peer] = []
 
     async def floods(peer: Peer) -> None:
@@ -617,7 +617,7 @@ async def test_a_client_that_reads_nothing_holds_the_provider_back(server: str, 
                 client.post()
                 await client.head()
                 held = await blocked(lambda: peers[0].sent)
-                assert held < (8 if answer == "stream" else 20) * 2**20
+                assert held < (24 if answer == "stream" else 40) * 2**20  # kernel buffers included, which grow as they like
                 rest = await client.rest()
                 assert rest[: count * len(one)] == one * count
 
