@@ -617,7 +617,7 @@ async def test_a_client_that_reads_nothing_holds_the_provider_back(server: str, 
                 client.post()
                 await client.head()
                 held = await blocked(lambda: peers[0].sent)
-                assert held < (24 if answer == "stream" else 40) * 2**20  # kernel buffers included, which grow as they like
+                assert held < (24 if answer == "stream" else 40) * 2**20
                 rest = await client.rest()
                 assert rest[: count * len(one)] == one * count
 
