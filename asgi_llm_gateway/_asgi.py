@@ -31,27 +31,25 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 class Headers:
     """A request's headers by lower-case name, read in one pass for all layers."""
 
-    __slots__ = ("_first", "_repeated", "raw")
+    __slots__ = ("get", "raw", "repeated")
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
-        self._repeated: dict[bytes, list[bytes]] = {}
-        self._first: dict[bytes, bytes] = dict(raw)
-        if len(self._first) != len(raw) or not b"".join(self._first).islower():
-            self._first = {}
+        self.repeated: dict[bytes, list[bytes]] = {}
+        """Every value by name, where a name may stand more than once; else empty."""
+        first: dict[bytes, bytes] = dict(raw)
+        if len(first) != len(raw) or not b"".join(first).islower():
             for name, value in raw:
-                self._repeated.setdefault(name.lower(), []).append(bytes(value))
-            self._first = {name: values[0] for name, values in self._repeated.items()}
-
-    def get(self, name: bytes) -> bytes | None:
-        """The first value of that name."""
-        return self._first.get(name)
+                self.repeated.setdefault(name.lower(), []).append(bytes(value))
+            first = {name: values[0] for name, values in self.repeated.items()}
+        self.get = first.get
+        """The first value of a (lower-case) name; a plain dictionary's, for it is asked several times a call."""
 
     def all(self, name: bytes) -> list[bytes]:
         """Every value of a header that may repeat."""
-        if self._repeated:
-            return self._repeated.get(name, [])
-        value = self._first.get(name)
+        if self.repeated:
+            return self.repeated.get(name, [])
+        value = self.get(name)
         return [] if value is None else [value]
 
 

@@ -57,27 +57,26 @@ class Resumed:
 class _Collector:
     """Stands in for a transport while a head and its body are written, so that they leave in one system call."""
 
-    __slots__ = ("_parts", "_transport")
+    __slots__ = ("_parts", "_transport", "write")
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         self._parts: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        self._parts.append(data)
+        self.write = self._parts.append
 
     def flush(self) -> None:
-        parts, self._parts = self._parts, []
+        parts = self._parts
         if parts:
             self._transport.write(b"".join(parts))
+            parts.clear()
 
     def __getattr__(self, name: str) -> Any:
         self.flush()  # whatever else is asked of the transport comes after what was written
         return getattr(self._transport, name)
 
 
-async def send_at_once(send: Callable[[Any], Awaitable[None]], server: Any, messages: tuple[Any, ...]) -> None:
-    """Await ``send`` for each message; a known ``server`` writes them in one piece.
+async def send_at_once(send: Callable[[Any], Awaitable[None]], server: Any, start: Any, body: Any) -> None:
+    """Await ``send`` for a response's two messages; a known ``server`` writes them in one piece.
 
     uvicorn writes the head of a response and its body one after the other; each write wakes the reader, which costs
     more than the gateway does. ``server`` is its object for this one response, and only its own writes pass by here.
@@ -85,8 +84,8 @@ async def send_at_once(send: Callable[[Any], Awaitable[None]], server: Any, mess
     transport = server.transport
     collector = server.transport = _Collector(transport)
     try:
-        for message in messages:
-            await send(message)
+        await send(start)
+        await send(body)
     finally:
         server.transport = transport
         collector.flush()

@@ -143,52 +143,50 @@ class Exchange:
         if self.request is not None or self.route.dialect is None:
             return receive
         self._refuse_by_headers(scope)
-        raw = await self._buffer(receive)
-        self.request = request = parse(self.route, raw)
+        message = await receive()
+        if message.get("more_body") or message["type"] == "http.disconnect":
+            body = await self._buffer(message, receive)
+        else:
+            body = message.get("body", b"")
+        if len(body) > self.max_body:
+            raise self._too_large()
+        self.request = request = parse(self.route, body)
         self._receive = receive
         if request.tenant is not None or "tenant" in request.data:
             self.amend(tenant=None)
         return self.replay
 
     def _refuse_by_headers(self, scope: Scope) -> None:
-        headers = self.sent(scope)
-        kind = headers.get(b"content-type")
-        if kind is not None and kind.lower().find(b"json") < 0:
+        get = self.sent(scope).get
+        kind = get(b"content-type")
+        if kind is not None and kind != b"application/json" and kind.lower().find(b"json") < 0:
             raise BadRequest("The content type must be application/json.", status=415, param="content-type",
                              code="unsupported_media_type")  # fmt: skip
-        encoding = headers.get(b"content-encoding")
+        encoding = get(b"content-encoding")
         if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
             raise BadRequest("A compressed body is not accepted. Send it plain.", status=415, param="content-encoding",
                              code="unsupported_content_encoding")  # fmt: skip
-        length = headers.get(b"content-length")
+        length = get(b"content-length")
         if length is not None and length.isdigit() and len(length) < 20 and int(length) > self.max_body:
             raise self._too_large()
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The body is over the limit of {self.max_body} bytes.")
 
-    async def _buffer(self, receive: Receive) -> bytes:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body"):
-            if len(body) > self.max_body:
-                raise self._too_large()
-            return bytes(body)
-        parts = [body]
-        size = len(body)
-        while message.get("more_body"):
-            if size > self.max_body:
-                raise self._too_large()
-            message = await receive()
+    async def _buffer(self, message: Message, receive: Receive) -> bytes:
+        """A body that comes in pieces, of which ``message`` is the first; given up on when it is too long."""
+        parts: list[bytes] = []
+        size = 0
+        while True:
             if message["type"] == "http.disconnect":
                 raise ClientGone
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-        if size > self.max_body:
-            raise self._too_large()
-        return b"".join(parts)
+            if size > self.max_body:
+                raise self._too_large()
+            if not message.get("more_body"):
+                return b"".join(parts)
+            message = await receive()
 
     async def replay(self) -> Message:
         """The ``receive`` for those further in: the body once, then what the server says."""
@@ -287,12 +285,18 @@ class Exchange:
 
     async def answer(self, send: Send, status: int, body: bytes, headers: Iterable[Header]) -> None:
         """Answer with a whole body: head and body leave together where the server is known."""
-        messages = whole(status, body, headers)
-        server = server_of(self.outermost(send)) if self.exact else None
-        if server is not None:
-            await send_at_once(send, server, messages)
+        direct = self.outermost(send) if self.exact else send
+        server = server_of(direct)
+        if server is not None and direct is not send:
+            # What those between, which are all of this exchange, would do with the two messages.
+            self.status = status
+            self.first_byte_at = time.perf_counter()
+            self.complete = True
+            start, end = whole(status, body, headers)
+            start["headers"] += self.headers
+            await send_at_once(direct, server, start, end)
         else:
-            for message in messages:
+            for message in whole(status, body, headers):
                 await send(message)
 
     def close(self) -> None:

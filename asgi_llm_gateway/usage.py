@@ -40,16 +40,23 @@ def usage_from(usage: Any) -> Usage | None:
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if prompt is None and completion is None:
         return _other_usage(usage)
-    if not _told(prompt, completion):
+    if type(prompt) is not int or type(completion) is not int:
+        if not _told(prompt, completion):
+            return None
+        prompt, completion = _count(prompt), _count(completion)
+    if prompt < 0 or completion < 0 or prompt > MAX_COUNT or completion > MAX_COUNT:
         return None
     cached = cache_write = reasoning = 0
     details = usage.get("prompt_tokens_details")
     if type(details) is dict:
-        cached, cache_write = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
+        if told := details.get("cached_tokens"):
+            cached = _count(told)
+        if told := details.get("cache_write_tokens"):
+            cache_write = _count(told)
     details = usage.get("completion_tokens_details")
-    if type(details) is dict:
-        reasoning = _count(details.get("reasoning_tokens"))
-    return Usage(_count(prompt), _count(completion), cached, cache_write, reasoning)
+    if type(details) is dict and (told := details.get("reasoning_tokens")):
+        reasoning = _count(told)
+    return Usage(prompt, completion, cached, cache_write, reasoning)
 
 
 def _other_usage(usage: dict[str, Any]) -> Usage | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from operator import itemgetter
 from typing import Any
 
 from .errors import BadRequest
@@ -63,7 +64,8 @@ def check(dialect: Dialect | None, data: dict[str, Any]) -> None:
     tenant = data.get("tenant")
     if tenant is not None and type(tenant) is not str:
         raise _wrong("tenant", "a string", tenant)
-    _check_limits(data)
+    if not _LIMITING.isdisjoint(data):
+        _check_limits(data)
     if dialect in ("chat", "messages"):
         _check_messages(data.get("messages"))
     elif dialect == "embeddings":
@@ -74,30 +76,39 @@ def check(dialect: Dialect | None, data: dict[str, Any]) -> None:
         _check_text(data, "input")
 
 
+_OUTPUT_LIMITS = frozenset({"max_completion_tokens", "max_tokens", "max_output_tokens"})
+_COUNTS = frozenset({"n", "best_of"})
+_LIMITING = _OUTPUT_LIMITS | _COUNTS | {"stream_options"}
+
+
 def _check_limits(data: dict[str, Any]) -> None:
     found: int | None = None
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        value = data.get(name)
+    for name in sorted(_LIMITING.intersection(data)):
+        value = data[name]
         if value is None:
             continue
-        if type(value) is not int or not 1 <= value <= 2**31 - 1:
-            raise _wrong(name, "a whole number of at least 1", value)
-        if found is not None and found != value:
-            raise BadRequest(f"'{name}' disagrees with the other output limit. Send one of them.", param=name)
-        found = value
-    for name in ("n", "best_of"):
-        value = data.get(name)
-        if value is not None and (type(value) is not int or not 1 <= value <= MAX_CHOICES):
-            raise _wrong(name, f"a whole number from 1 to {MAX_CHOICES}", value)
-    options = data.get("stream_options")
-    if options is not None:
-        if type(options) is not dict:
-            raise _wrong("stream_options", "an object", options)
-        if data.get("stream") is not True:
+        if name in _OUTPUT_LIMITS:
+            if type(value) is not int or not 1 <= value <= 2**31 - 1:
+                raise _wrong(name, "a whole number of at least 1", value)
+            if found is not None and found != value:
+                raise BadRequest(f"'{name}' disagrees with the other output limit. Send one of them.", param=name)
+            found = value
+        elif name in _COUNTS:
+            if type(value) is not int or not 1 <= value <= MAX_CHOICES:
+                raise _wrong(name, f"a whole number from 1 to {MAX_CHOICES}", value)
+        elif type(value) is not dict:
+            raise _wrong("stream_options", "an object", value)
+        elif data.get("stream") is not True:
             raise BadRequest("'stream_options' is only allowed with 'stream': true.", param="stream_options")
-        wanted = options.get("include_usage")
-        if wanted is not None and type(wanted) is not bool:
-            raise _wrong("stream_options.include_usage", "true or false", wanted)
+        else:
+            wanted = value.get("include_usage")
+            if wanted is not None and type(wanted) is not bool:
+                raise _wrong("stream_options.include_usage", "true or false", wanted)
+
+
+_ROLE_AND_CONTENT = itemgetter("role", "content")
+_STRINGS = {str}
+_CONTENTS = frozenset({str, list, type(None)})
 
 
 def _check_messages(messages: Any) -> None:
@@ -107,6 +118,12 @@ def _check_messages(messages: Any) -> None:
         raise _wrong("messages", "an array", messages)
     if not messages:
         raise BadRequest("'messages' must have at least one message.", param="messages", code="invalid_value")
+    try:  # most are so, and are seen to be so in one go; only where one is not, it is looked for
+        roles, contents = zip(*map(_ROLE_AND_CONTENT, messages), strict=True)
+        if {*map(type, roles)} == _STRINGS and all(roles) and _CONTENTS.issuperset(map(type, contents)):
+            return
+    except (KeyError, TypeError):
+        pass
     for at, message in enumerate(messages):
         if type(message) is not dict:
             raise _wrong(f"messages[{at}]", "an object", message)
@@ -133,6 +150,7 @@ _DECIDING = (
     "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of",
     "tenant",
 )  # fmt: skip
+_DECIDED = frozenset(_DECIDING)
 _NEEDLES = {name: b'"%s"' % name.encode() for name in _DECIDING}
 # An escape for an ASCII character: it may spell a key in disguise.
 _DISGUISE = re.compile(rb"\\u00[2-7]")
@@ -145,8 +163,8 @@ def refuse_twins(raw: bytes, data: dict[str, Any]) -> None:
     """
     doubtful = raw.find(b"\\u00") >= 0 and _DISGUISE.search(raw) is not None
     if not doubtful:
-        for name in data:
-            if name in _NEEDLES and raw.count(_NEEDLES[name]) > 1:
+        for name in _DECIDED.intersection(data):
+            if raw.count(_NEEDLES[name]) > 1:
                 doubtful = True
                 break
     if not doubtful:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import orjson
@@ -21,7 +22,8 @@ from .validation import check, kind_of, refuse_twins
 Kind = Literal["metered", "authenticated", "open", "misspelt"]
 
 
-class Route(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Route:
     """What the gateway does for a path: ``dialect`` is ``None`` where no body is read."""
 
     kind: Kind
@@ -111,7 +113,9 @@ class Table:
             plain = self._plainly(path.rstrip("/"))
             if plain.kind != "metered":
                 plain = PASS
-        if plain.kind != "open" and (plain[:2] != route[:2] or _TRICK.search(path) is not None):
+        if plain.kind != "open" and (
+            (plain.kind, plain.dialect) != (route.kind, route.dialect) or _TRICK.search(path) is not None
+        ):
             # Another spelling of a guarded path: a server further in may read it as that path, so it is no path at all.
             return Route("misspelt", None, path)
         return route

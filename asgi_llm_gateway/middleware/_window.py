@@ -32,6 +32,9 @@ class Window(NamedTuple):
     seconds: float
 
 
+_window = tuple.__new__  # what Window(...) does, less a frame: one is made for every request
+
+
 class _Milliseconds(RateLimitItem):
     """A window in milliseconds: RATE_LIMIT_WINDOW_MS need not be whole seconds."""
 
@@ -79,8 +82,13 @@ class WindowStorage(Storage, SlidingWindowCounterSupport):
 
         The strategy's ``hit`` and ``get_window_stats`` would look the key up twice.
         """
+        now = time.time()
         with self._lock:  # threads may share an instance; nothing in here waits
-            counts, weight = self._look(key, expiry, time.time())
+            counts = self._counts.get(key)
+            if counts is not None and counts[0] == int(now / expiry):  # as it mostly is
+                weight = 1 - (now / expiry) % 1
+            else:
+                counts, weight = self._look(key, expiry, now)
             admitted = int(counts[2] * weight + counts[1]) + 1 <= limit
             if admitted:
                 counts[1] += 1
@@ -156,9 +164,9 @@ class WindowLimiter:
         """The same as ``hit`` where this process counts, without waiting; ``None`` where somebody else does."""
         if self._own is None:
             return None
-        admitted, before, weight, now = self._own.take(name + self._prefix, self._limit, self._expiry)
-        remaining, reset, retry = stand(before, weight, now, self._limit, self._seconds)
-        return Window(admitted, self._limit, remaining, reset, retry, self._seconds)
+        limit, seconds = self._limit, self._seconds
+        admitted, before, weight, now = self._own.take(name + self._prefix, limit, self._expiry)
+        return _window(Window, (admitted, limit, *stand(before, weight, now, limit, seconds), seconds))
 
     async def hit(self, name: str) -> Window:
         """Count one hit, if it is admitted, and say where ``name`` stands."""

@@ -68,6 +68,7 @@ class LLMMiddleware:
         self._max_body = max_body
         self._settings: tuple[object, ...] = (type(self), self._table.settings, max_body, *settings)
         self._own_table = bool(paths) or govern != "v1"
+        self._plain_rank = -1 if self._own_table else int(self.rank)
         self._seals = not getattr(type(app), "joins_exchange", False)
 
     async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,25 +83,26 @@ class LLMMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        kind = scope["type"]
-        if kind == "http":
-            exchange: Exchange | None = scope.get(KEY)
-            if exchange is None:
-                route = self._table.match(scope)
-                if route.kind == "open" or scope["method"] == "OPTIONS":
-                    await self.app(scope, receive, send)
-                    return
-                exchange = Exchange(self, route, scope, max_body=self._max_body)
-                scope = {**scope, KEY: exchange}
-                send = exchange.wrap(send)
-        elif kind == "websocket":
-            await self.websocket(scope, receive, send)
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
             return
-        else:  # lifespan, and what is yet to be invented
-            await self.app(scope, receive, send)
-            return
+        exchange: Exchange | None = scope.get(KEY)
+        if exchange is None:
+            route = self._table.match(scope)
+            if route.kind == "open" or scope["method"] == "OPTIONS":
+                await self.app(scope, receive, send)
+                return
+            exchange = Exchange(self, route, scope, max_body=self._max_body)
+            scope = {**scope, KEY: exchange}
+            send = exchange.wrap(send)
         try:
-            if self._join(exchange, scope):
+            if exchange.rank < self._plain_rank and exchange.route.kind != "misspelt":
+                exchange.rank = self._plain_rank  # further in than all before it, as it should be
+                exchange.seen.append(self)
+                if self._max_body < exchange.max_body:
+                    exchange.max_body = self._max_body
+                await self.handle(exchange, scope, receive, send)
+            elif self._join(exchange, scope):
                 await self.handle(exchange, scope, receive, send)
             else:
                 await self.forward(exchange, scope, receive, send)
@@ -121,9 +123,16 @@ class LLMMiddleware:
             if exchange.entry is self:
                 exchange.close()
 
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Websockets, lifespan, and what is yet to be invented."""
+        if scope["type"] == "websocket":
+            await self.websocket(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
     def _join(self, exchange: Exchange, scope: Scope) -> bool:
         """Whether this layer has work to do for the call. Raises MisorderedStack, NotFound."""
-        if self.rank > exchange.rank:  # further in than all before it, as it should be
+        if self.rank > exchange.rank:
             exchange.rank = self.rank
         else:
             for other in exchange.seen:

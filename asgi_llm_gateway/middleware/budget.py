@@ -81,7 +81,8 @@ class BudgetMiddleware(LLMMiddleware):
             return
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"Use POST for {exchange.route.path}.", headers=((b"allow", b"POST"),))
-        receive = await exchange.read(receive, scope)
+        if exchange.request is None:
+            receive = await exchange.read(receive, scope)
         if self._wanted is None or self._least is None or self._prices is None:
             self._take_settings()
         ledger = self._ledger or await _shared()
@@ -146,8 +147,8 @@ def _refuse_unpriced(exchange: Exchange, scope: Scope) -> None:
 class Account:
     """The money of one call: a hold at its start, raised before each further upstream call, settled once."""
 
-    __slots__ = ("_clock", "_exchange", "_hold", "_ledger", "_prices", "_request", "_settling", "_started",
-                 "_unknown_free", "closed")  # fmt: skip
+    __slots__ = ("_clock", "_entry", "_exchange", "_hold", "_ledger", "_prices", "_rates", "_request", "_settling",
+                 "_started", "_unknown_free", "closed")  # fmt: skip
 
     def __init__(
         self, ledger: Ledger, exchange: Exchange, prices: PriceTable, clock: Callable[[], float], unknown_free: bool
@@ -159,6 +160,8 @@ class Account:
         self._started = clock()
         self._hold: Hold | None = None
         self._request: LLMRequest | None = None
+        self._entry: tuple[LLMRequest | None, Price, int] = (None, FREE, 0)  # what was held first, at which price
+        self._rates: dict[Call, Price] = {}
         self._settling = False
         self.closed = False
         self._unknown_free = unknown_free
@@ -176,6 +179,7 @@ class Account:
         price = self._price(request.model, None)
         if request.max_tokens is not None or request.route.dialect == "embeddings":
             most = _ceiling(request, request.max_tokens or 0, price)
+            self._entry = (request, price, most)
             self._hold = await self._take(most, most, limit)
             return
         least = _ceiling(request, min(least_output, wanted_output), price)
@@ -232,6 +236,7 @@ class Account:
         if self.closed or self._hold is None:
             raise BudgetError("The call has been settled; no further upstream call can be made for it.")
         request = call.request or self._request
+        self._rates[call] = self._price(call.target.model, call.target.provider)  # refused here, not when it is settled
         needed = self._most(call, request)
         for other in self._exchange.calls:
             if other is call:
@@ -249,8 +254,16 @@ class Account:
         self._hold = raised
 
     def _most(self, call: Call, request: LLMRequest | None) -> int:
-        price = self._price(call.target.model, call.target.provider)  # refused here, not when it is settled
-        return 0 if request is None else _ceiling(request, request.max_tokens or 0, price)
+        price = self._rate(call)
+        if request is None:
+            return 0
+        known, at, most = self._entry
+        return most if known is request and at is price else _ceiling(request, request.max_tokens or 0, price)
+
+    def _rate(self, call: Call) -> Price:
+        """The price of a call's target, looked up once."""
+        price = self._rates.get(call)
+        return self._price(call.target.model, call.target.provider) if price is None else price
 
     # -- at the end ----------------------------------------------------------------------------------------------------
 
@@ -281,11 +294,12 @@ class Account:
         exchange = self._exchange
         if exchange.calls:
             call = exchange.calls[0]
-            used, cost = self._used(call), self._cost(call)
+            used = self._used(call)
+            cost = cost_of(used, self._rate(call))
             for call in exchange.calls[1:]:
                 cost += self._cost(call)
                 used = _sum(used, self._used(call))
-            return used, cost, exchange.calls[-1].target.provider
+            return used, cost, call.target.provider
         usage = exchange.usage
         if usage is None:
             if exchange.exact or (exchange.status is not None and exchange.status >= 400):
@@ -298,7 +312,7 @@ class Account:
         return call.usage if call.usage is not None else estimate(call.request or self._request)
 
     def _cost(self, call: Call) -> int:
-        return cost_of(self._used(call), self._price(call.target.model, call.target.provider))
+        return cost_of(self._used(call), self._rate(call))
 
     def _record(self, used: Usage, cost: int, provider: str | None, cut: bool) -> CallRecord:
         exchange = self._exchange

@@ -81,11 +81,12 @@ class RateLimitMiddleware(LLMMiddleware):
 
 def window_headers(window: Window) -> list[Header]:
     """Where a tenant stands, by OpenAI's header names; ``reset`` is a Go duration ("1s", "6m0s", "86ms")."""
+    _, limit, remaining, reset, _, _ = window
     return [
-        (b"x-ratelimit-limit-requests", b"%d" % window.limit),
-        (b"x-ratelimit-remaining-requests", b"%d" % window.remaining),
+        (b"x-ratelimit-limit-requests", b"%d" % limit),
+        (b"x-ratelimit-remaining-requests", b"%d" % remaining),
         # To the second, but for the last one: the text is then made once and found again.
-        (b"x-ratelimit-reset-requests", go_duration(math.ceil(window.reset) if window.reset > 1 else window.reset)),
+        (b"x-ratelimit-reset-requests", go_duration(math.ceil(reset) if reset > 1 else reset)),
     ]
 
 

@@ -70,9 +70,10 @@ class TenantMiddleware(LLMMiddleware):
         identity = self._directory.known(digest)
         if identity is None:
             identity = await self._directory.find(digest)
-        wanted = [*headers.all(b"x-tenant-id")]
+        wanted = list(headers.all(b"x-tenant-id")) if headers.get(b"x-tenant-id") is not None else []
         if exchange.route.dialect is not None and scope["method"] == "POST":
-            receive = await exchange.read(receive, scope)
+            if exchange.request is None:
+                receive = await exchange.read(receive, scope)
             if exchange.request is not None and exchange.request.tenant is not None:
                 wanted.append(exchange.request.tenant.encode())
         if wanted and identity.tenant.enabled:
@@ -101,6 +102,9 @@ def check_model(identity: Identity, model: str) -> None:
 
 def _key_of(headers: Headers) -> bytes:
     """The one key that a request shows; empty for none. Raises BadRequest for two that disagree."""
+    if not headers.repeated and headers.get(b"x-api-key") is None:  # as most requests are
+        value = headers.get(b"authorization") or b""
+        return value[7:].strip() if value[:7].lower() == b"bearer " else b""
     shown = {value.strip() for value in headers.all(b"x-api-key")}
     for value in headers.all(b"authorization"):
         kind, _, key = value.partition(b" ")

@@ -118,8 +118,9 @@ class ProxyApp:
         await send_body(send, 200, body, ((b"content-type", b"application/json"),))
 
     async def _call(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        hops = self._hops(exchange, scope)
-        receive = await exchange.read(receive, scope)
+        hops = self._first_hop if exchange.sent(scope).get(HOP) is None else self._hops(exchange, scope)
+        if exchange.request is None:
+            receive = await exchange.read(receive, scope)
         request = exchange.request
         assert request is not None
         if request.stream and not self._may_stream():
@@ -147,8 +148,6 @@ class ProxyApp:
     def _hops(self, exchange: Exchange, scope: Scope) -> tuple[Header, ...]:
         """The mark of this gateway, after those that the request bears. Raises LoopDetected."""
         shown = exchange.sent(scope).all(HOP)
-        if not shown:
-            return self._first_hop
         marks = [mark.strip() for value in shown for mark in value.split(b",")]
         if self._mark in marks or len(marks) >= MAX_HOPS:
             raise LoopDetected(

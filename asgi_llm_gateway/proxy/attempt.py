@@ -56,14 +56,11 @@ class Attempt:
             raise error.as_answer(self._adapter.name) from error
         if flight.status != 200:
             raise self._refused()
-        kind, headers = b"", []
-        for one in flight.headers:
-            if one[0] in _PASSED_ON:
-                headers.append(one)
-                if one[0] == b"content-type":
-                    kind = one[1].lower()
-            elif one[0] == b"content-encoding" and one[1].strip().lower() not in (b"", b"identity"):
-                raise UpstreamError(f"The provider '{self._adapter.name}' sent an encoding that was not asked for.")
+        found = dict(flight.headers)
+        if found.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
+            raise UpstreamError(f"The provider '{self._adapter.name}' sent an encoding that was not asked for.")
+        headers = [(name, found[name]) for name in _PASSED_ON.intersection(found)]
+        kind = found.get(b"content-type", b"").lower()
         if kind.startswith(b"text/event-stream"):
             await self._stream([*_SSE_HEADERS, *(one for one in headers if one[0] != b"content-type")])
         elif kind.find(b"json") >= 0:

@@ -33,10 +33,10 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_armed", "_deadline", "_framed", "_head_bytes", "_header_bytes", "_informational", "_keep_alive", "_loop",
-        "_on_free", "_parser", "_parts", "_paused", "_phase", "_sink", "_size", "_stream", "_timeouts", "_timer",
-        "_total", "_transport", "_waiter", "_write_paused", "begun_at", "busy", "complete", "error", "headers",
-        "idle_since", "received", "reused", "status",
+        "_armed", "_deadline", "_framed", "_head_bytes", "_informational", "_keep_alive", "_loop", "_on_free", "_parser",
+        "_parts", "_paused", "_phase", "_sink", "_size", "_stream", "_timeouts", "_timer", "_total", "_transport",
+        "_waiter", "_write_paused", "begun_at", "busy", "complete", "error", "headers", "idle_since", "received",
+        "reused", "status",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_free: Callable[[Connection], None]) -> None:
@@ -60,7 +60,6 @@ class Connection(asyncio.Protocol):
         self._framed = False
         self._informational = False
         self._keep_alive = False
-        self._header_bytes = 0
         self._head_bytes = 0
         self.busy = False
         self.reused = False
@@ -83,10 +82,9 @@ class Connection(asyncio.Protocol):
         self.busy = True
         self.received = self.complete = False
         self._stream = self._framed = self._informational = False
-        self._header_bytes = self._head_bytes = self.status = 0
+        self._head_bytes = self._size = self.status = 0
         self.headers = []
         self._parts = []
-        self._size = 0
         self._timeouts = timeouts
         self._total = now + timeouts.total
         self._waiter = waiter = self._loop.create_future()
@@ -95,7 +93,10 @@ class Connection(asyncio.Protocol):
         if self._write_paused:
             self._enter("write", now + timeouts.write)
         else:
-            self._enter("first byte", now + timeouts.first_byte)
+            self._phase = "first byte"
+            deadline = self._deadline = now + min(timeouts.first_byte, timeouts.total)
+            if self._timer is None or self._armed > deadline:
+                self._enter("first byte", deadline)
         return waiter
 
     def take(self) -> bytes:
@@ -137,8 +138,6 @@ class Connection(asyncio.Protocol):
         if not self.busy:
             return
         self.busy = False
-        self._parts = []
-        self._waiter = self._sink = None
         transport = self._transport
         usable = self.complete and self._keep_alive and self.error is None and not self._write_paused
         if usable and transport is not None and not transport.is_closing():
@@ -148,7 +147,9 @@ class Connection(asyncio.Protocol):
             self.reused = True
             self.idle_since = self._loop.time()
         else:
+            self._waiter = self._sink = None
             self.fail(TransferError("cut", "not to be used again"))
+        self._parts.clear()
         self._on_free(self)
 
     def fail(self, reason: Exception) -> None:
@@ -213,6 +214,7 @@ class Connection(asyncio.Protocol):
             self.fail(TransferError("protocol", "bytes that belong to no answer"))
             return
         self.received = True
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except TransferError as error:
@@ -225,15 +227,21 @@ class Connection(asyncio.Protocol):
         if self.complete:
             self._wake()
             return
-        if not self.status:
-            # Of a line without an end, and of interim answers, no header is told.
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEADER_BYTES:
-                self.fail(TransferError("protocol", "a head without an end", received=True))
-                return
+        if self._head_bytes > MAX_HEADER_BYTES:
+            # Of a line without an end, of interim answers and of what follows the body, no header need ever be told.
+            self.fail(TransferError("protocol", "a head or a trailer without an end", received=True))
+            return
         if self._stream:
-            if self._parts and (self._sink is None or not self._sink(self.take())):
-                self._wake()
+            parts = self._parts
+            if parts:
+                sink = self._sink
+                if sink is None:
+                    self._wake()
+                else:  # what take() does, for a connection that is not paused
+                    self._parts = []
+                    self._size = 0
+                    if not sink(parts[0] if len(parts) == 1 else b"".join(parts)):
+                        self._wake()
             if self._size > HIGH_WATER and not self._paused:
                 self._paused = True
                 assert self._transport is not None
@@ -281,29 +289,27 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools."""
-        self._header_bytes += len(name) + len(value) + 4
-        if self._header_bytes > MAX_HEADER_BYTES or len(self.headers) >= MAX_HEADERS:
+        headers = self.headers
+        headers.append((name.lower(), value))
+        if len(headers) > MAX_HEADERS:  # trailers count, too
             raise TransferError("protocol", "too many headers", received=True)
-        name = name.lower()
-        if name == b"content-length" or name == b"transfer-encoding":
-            self._framed = True
-        elif name == b"content-type":
-            self._stream = value[:17].lower() == b"text/event-stream"
-        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """See httptools."""
-        self.status = self._parser.get_status_code()
-        self._informational = 100 <= self.status < 200
+        headers = self.headers
+        if self._head_bytes > MAX_HEADER_BYTES and sum(len(n) + len(v) + 4 for n, v in headers) > MAX_HEADER_BYTES:
+            raise TransferError("protocol", "too many header bytes", received=True)
+        self.status = status = self._parser.get_status_code()
+        self._informational = 100 <= status < 200
         if self._informational:
             self.headers = []
-            self._framed = self._stream = False
             self.status = 0
             return
-        if self.status in (204, 304):
-            self._framed = True
+        found = dict(headers)
+        self._framed = b"content-length" in found or b"transfer-encoding" in found or status in (204, 304)
         self._phase = "idle"
-        self._stream = self._stream and self.status == 200  # an error is wanted whole, whatever it calls itself
+        # An error is wanted whole, whatever it calls itself.
+        self._stream = status == 200 and found.get(b"content-type", b"")[:17].lower() == b"text/event-stream"
         if self._stream:
             self._wake()
 
@@ -311,6 +317,7 @@ class Connection(asyncio.Protocol):
         """See httptools."""
         self._parts.append(body)
         self._size += len(body)
+        self._head_bytes = 0  # counts what came since the last of the body
 
     def on_message_complete(self) -> None:
         """See httptools."""

@@ -19,6 +19,7 @@ from .http1 import Connection
 from .scripted import ScriptedFlight
 from .transfer import Flight, Timeouts, TransferError
 
+_HEADS = 16  # kept renderings of a head
 _RECEIVE_BUFFER = 512 * 1024  # bytes
 _STALE_SECONDS = 1.0
 # A kept connection that dies so soon after a request, without a byte of an answer, had been given up by the server
@@ -38,6 +39,8 @@ class _Prepared(NamedTuple):
 
     origin: Origin
     head: bytes
+    heads: dict[tuple[Header, ...], bytes]
+    """The head with a call's own headers, of which there are few."""
 
 
 def prepare(endpoint: Endpoint) -> _Prepared:
@@ -54,7 +57,7 @@ def prepare(endpoint: Endpoint) -> _Prepared:
         if b"\r" in name + value or b"\n" in name + value:
             raise ValueError("a header can't hold a line break")
         lines.append(name + b": " + value + b"\r\n")
-    return _Prepared(Origin(parts.scheme, parts.hostname, port), b"".join(lines))
+    return _Prepared(Origin(parts.scheme, parts.hostname, port), b"".join(lines), {})
 
 
 class UpstreamClient:
@@ -83,7 +86,7 @@ class UpstreamClient:
         # Asked for once: before Python 3.12, get_running_loop() makes a system call each time.
         self.loop = asyncio.get_running_loop()
 
-    def open(self, request: UpstreamRequest | Script, extra: Sequence[Header] = ()) -> Flight:
+    def open(self, request: UpstreamRequest | Script, extra: tuple[Header, ...] = ()) -> Flight:
         """A call, not yet sent; ``extra`` are headers of this call alone (names and values that the gateway made)."""
         if isinstance(request, Script):
             return ScriptedFlight(request)
@@ -94,9 +97,11 @@ class UpstreamClient:
         pool = self._pools.get(prepared.origin)
         if pool is None:
             pool = self._pools[prepared.origin] = _Pool(prepared.origin, self)
-        head = prepared.head
-        for name, value in extra:
-            head += b"%b: %b\r\n" % (name, value)
+        head = prepared.heads.get(extra)
+        if head is None:
+            head = prepared.head + b"".join([b"%b: %b\r\n" % one for one in extra])
+            if len(prepared.heads) < _HEADS:
+                prepared.heads[extra] = head
         body = request.body
         return PooledFlight(pool, b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), self.timeouts)
 
@@ -217,13 +222,14 @@ class _Pool:
         if connection.error is None and not self._closed:
             self._idle.append(connection)
             oldest = self._idle[0]
-            if oldest.error is None and self.loop.time() - oldest.idle_since > self._keep_alive:
+            if oldest.error is None and connection.idle_since - oldest.idle_since > self._keep_alive:
                 oldest.fail(TransferError("cut", "idled too long"))
         else:
             self._all.discard(connection)
             if connection in self._idle:
                 self._idle.remove(connection)
-        self._next()
+        if self._waiting:
+            self._next()
 
     def _next(self) -> None:
         """Wake the one that waits longest."""
@@ -365,7 +371,7 @@ class HTTPXClient:
         self.timeouts = timeouts or Timeouts()
         self._client = client
 
-    def open(self, request: UpstreamRequest | Script, extra: Sequence[Header] = ()) -> Flight:
+    def open(self, request: UpstreamRequest | Script, extra: tuple[Header, ...] = ()) -> Flight:
         """See UpstreamClient."""
         if isinstance(request, Script):
             return ScriptedFlight(request)

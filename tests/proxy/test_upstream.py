@@ -147,7 +147,7 @@ async def test_a_request_arrives_as_it_was_made(kind: str) -> None:
     async with upstream(always(whole())) as server, client_of(kind) as client:
         flight = client.open(
             request_to(server.url("/v1/chat?api-version=1"), b'{"a":1}', [(b"authorization", b"Bearer k")]),
-            [(b"x-llm-gateway-hop", b"abc")],
+            ((b"x-llm-gateway-hop", b"abc"),),
         )
         await flight.start()
         flight.close()
@@ -655,6 +655,26 @@ async def test_a_head_that_never_ends_is_given_up_on(line: bytes) -> None:
 
     async with upstream(script) as server, client_of("own") as client:
         assert (await failure_of(client, request_to(server.url()))).kind == "protocol"
+        await until(lambda: server.aborted == 1)
+
+
+@pytest.mark.parametrize("piece", [b"a" * 65536, b"x-a: b\r\n" * 8192], ids=["one line", "many"])
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_trailers_without_end_are_given_up_on(kind: str, piece: bytes) -> None:
+    """What follows the body is bounded as the head is."""
+
+    async def script(peer: Peer) -> None:
+        peer.narrow()
+        await peer.request()
+        await peer.send(head(200, ("content-type", kind), ("transfer-encoding", "chunked")))
+        await peer.send(b"2\r\n{}\r\n0\r\nx-a: ")
+        while peer.sent < 2**26:
+            await peer.send(piece)
+
+    async with upstream(script) as server, client_of("own") as client:
+        with pytest.raises(TransferError) as caught:
+            await fetch(client, request_to(server.url()))
+        assert caught.value.kind == "protocol"
         await until(lambda: server.aborted == 1)
 
 
