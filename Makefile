@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test test-real lint format bench setup clean
+.PHONY: help run test test-real prove lint format bench setup clean
 help:
 	@echo "make run        serve the gateway on http://127.0.0.1:8080 with a demo key"
 	@echo "make test       the test suite (under 5 minutes)"
 	@echo "make test-real  the tests that need heavy real parts (a llama.cpp server, ...)"
+	@echo "make prove      budgets under killed, frozen and cut-off processes and stores, checked afterwards (about 4 minutes)"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make bench      CPU per request and per stream, against a free upstream"
 
@@ -21,7 +22,7 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[server,ratelimit,sql]'
+	$(BIN)/python -m pip install --quiet --editable '.[server,ratelimit,sql,prices]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
@@ -48,6 +49,9 @@ test: $(VENV)/.dev
 
 test-real: $(VENV)/.real
 	$(BIN)/python -m pytest -m real
+
+prove: $(VENV)/.dev
+	$(BIN)/python -m tests.prove --seconds 60
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ _PUBLIC = {
     "GatewayError": "errors",
     "LLMMiddleware": "middleware.base",
     "MemoryStore": "stores.memory",
+    "MeteredTransport": "metering",
     "PriceTable": "prices",
     "ProxyApp": "proxy.app",
     "RateLimitMiddleware": "middleware.ratelimit",
@@ -26,6 +27,7 @@ _PUBLIC = {
     "Usage": "records",
     "create_app": "gateway",
     "lifespan": "gateway",
+    "record_usage": "metering",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from .exchange import Exchange as Exchange
     from .gateway import create_app as create_app
     from .gateway import lifespan as lifespan
+    from .metering import MeteredTransport as MeteredTransport
+    from .metering import record_usage as record_usage
     from .middleware.base import LLMMiddleware as LLMMiddleware
     from .middleware.budget import BudgetMiddleware as BudgetMiddleware
     from .middleware.ratelimit import RateLimitMiddleware as RateLimitMiddleware

@@ -1,21 +1,21 @@
-"""The command line: ``python -m asgi_llm_gateway serve | check | tenants | keys``."""
+"""The command line: ``python -m asgi_llm_gateway serve | check | migrate | tenants | keys | usage``."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import os
 import sys
 import time
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from ._closing import close_all
-from .errors import StoreError
-from .keys import check_tenant_id, new_key
+from .cli import keys, migrate, tenants, usage
+from .cli.terminal import Mistake, fail, run, say
+from .errors import GatewayError, StoreError
+from .keys import new_key
 from .proxy.routing import Router, router_of
 from .records import Tenant
-from .settings import Settings, SettingsError, current, current_file, nano_usd
+from .settings import Settings, SettingsError, current, current_file
 from .stores.shared import shared_tenants, store_url
 
 DEMO = "demo"
@@ -23,27 +23,21 @@ DEMO = "demo"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 is success, 1 a mistake that was told on stderr."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (SettingsError, StoreError) as error:
-        return _fail(str(error))
+    except (SettingsError, StoreError, Mistake, GatewayError) as error:
+        return fail(str(error))
     except ModuleNotFoundError as error:
         if "pip install" not in str(error):
             raise
-        return _fail(str(error))
-
-
-def _fail(text: str) -> int:
-    sys.stderr.write(f"error: {text}\n")
-    return 1
-
-
-def _say(text: str) -> None:
-    # To the terminal, never through logging: a key may be in it.
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+        return fail(str(error))
+    except BrokenPipeError:  # who read us (head, less) has enough
+        # The interpreter would try once more to write what is left, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,33 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     check = commands.add_parser("check", help="validate the environment and the settings file, show what is served")
     check.set_defaults(run=_check)
-    tenants = commands.add_parser("tenants", help="tenants of the store").add_subparsers(required=True, metavar="VERB")
-    create = tenants.add_parser("create", help="make a tenant")
-    create.add_argument("id")
-    create.add_argument("--name", default="")
-    create.add_argument("--budget-usd", default=None, help="for its lifetime; none is no limit")
-    create.set_defaults(run=lambda options: _run(_create_tenant(options)))
-    listing = tenants.add_parser("list", help="list the tenants")
-    listing.set_defaults(run=lambda options: _run(_list_tenants()))
-    keys = commands.add_parser("keys", help="API keys of a tenant").add_subparsers(required=True, metavar="VERB")
-    create = keys.add_parser("create", help="make a key and show it, once")
-    create.add_argument("tenant")
-    create.add_argument("--name", default="")
-    create.set_defaults(run=lambda options: _run(_create_key(options)))
-    revoke = keys.add_parser("revoke", help="end a key")
-    revoke.add_argument("key_id")
-    revoke.set_defaults(run=lambda options: _run(_revoke_key(options)))
+    for part in (migrate, tenants, keys, usage):
+        part.add(commands)
     return parser
-
-
-def _run(work: Coroutine[Any, Any, int]) -> int:
-    async def closing() -> int:
-        try:
-            return await work
-        finally:
-            await close_all()
-
-    return asyncio.run(closing())
 
 
 # -- serve -------------------------------------------------------------------------------------------------------------
@@ -91,14 +61,14 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         import uvicorn
     except ModuleNotFoundError:
-        return _fail("serving needs: pip install 'asgi-llm-gateway[server]'")
+        return fail("serving needs: pip install 'asgi-llm-gateway[server]'")
     settings = current()
     router_of(settings, current_file())  # a mistake is told here, once, not by every worker
     store_url(settings)
     if settings.gateway_demo:
         if settings.host not in ("127.0.0.1", "localhost", "::1"):
-            return _fail(f"GATEWAY_DEMO=1 serves this machine only, and HOST is {settings.host}. Unset one of them.")
-        _run(_demo(settings))
+            return fail(f"GATEWAY_DEMO=1 serves this machine only, and HOST is {settings.host}. Unset one of them.")
+        run(_demo(settings))
     uvicorn.run(
         "asgi_llm_gateway.gateway:create_app",
         factory=True,
@@ -122,7 +92,7 @@ async def _demo(settings: Settings) -> int:
     key, secret = new_key(DEMO, name="demo")
     await store.add_key(key)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    _say(
+    say(
         f"""
 asgi_llm_gateway on http://{host}:{settings.port} - a key for the model 'echo', good until the next start. Try:
 
@@ -141,23 +111,21 @@ asgi_llm_gateway on http://{host}:{settings.port} - a key for the model 'echo', 
 def _check(options: argparse.Namespace) -> int:
     settings, file = current(), current_file()
     router = router_of(settings, file)
-    url = urlsplit(store_url(settings))
-    where = url.path.removeprefix("/") if url.scheme.startswith("sqlite") else f"{url.hostname}{url.path}"
-    _say(f"store      {url.scheme.partition('+')[0]}: {where}")
-    _say(
+    say(f"store      {migrate.place(store_url(settings))}")
+    say(
         f"admin API  {'open with GATEWAY_ADMIN_KEY' if settings.gateway_admin_key else 'closed (GATEWAY_ADMIN_KEY is unset)'}"
     )
     if settings.enable_rate_limit:
         window = settings.rate_limit_window_ms / 1000
-        _say(f"rate limit {settings.rate_limit_max_requests} requests in {window:g} s a tenant")
+        say(f"rate limit {settings.rate_limit_max_requests} requests in {window:g} s a tenant")
     else:
-        _say("rate limit off")
-    _say(f"streaming  {'on' if settings.enable_streaming else 'off'}")
+        say("rate limit off")
+    say(f"streaming  {'on' if settings.enable_streaming else 'off'}")
     for adapter in router.adapters:
-        _say(f"provider   {adapter.name}: {getattr(adapter, 'base_url', 'embedded')}")
-    _say(f"models     {', '.join(router.models)}")
+        say(f"provider   {adapter.name}: {getattr(adapter, 'base_url', 'embedded')}")
+    say(f"models     {', '.join(router.models)}")
     for name in _loops(router, settings):
-        _say(f"warning: the provider '{name}' points at this gateway's own address; its calls would be answered 508")
+        say(f"warning: the provider '{name}' points at this gateway's own address; its calls would be answered 508")
     return 0
 
 
@@ -170,45 +138,6 @@ def _loops(router: Router, settings: Settings) -> list[str]:
         if parts.hostname in here and (parts.port or {"http": 80, "https": 443}.get(parts.scheme)) == settings.port:
             found.append(adapter.name)
     return found
-
-
-# -- tenants and keys --------------------------------------------------------------------------------------------------
-
-
-async def _create_tenant(options: argparse.Namespace) -> int:
-    try:
-        check_tenant_id(options.id)
-        budget = None if options.budget_usd is None else nano_usd(options.budget_usd)
-    except ValueError as error:
-        return _fail(str(error))
-    tenant = Tenant(options.id, options.name, budget, created=time.time())
-    if not await (await shared_tenants()).add_tenant(tenant):
-        return _fail(f"the tenant '{options.id}' exists already")
-    _say(f"made the tenant '{options.id}'; a key for it: python -m asgi_llm_gateway keys create {options.id}")
-    return 0
-
-
-async def _list_tenants() -> int:
-    for tenant in await (await shared_tenants()).tenants():
-        _say(f"{tenant.id}\t{tenant.name}\t{'enabled' if tenant.enabled else 'disabled'}")
-    return 0
-
-
-async def _create_key(options: argparse.Namespace) -> int:
-    store = await shared_tenants()
-    if await store.tenant(options.tenant) is None:
-        return _fail(f"there is no tenant '{options.tenant}'; make it: python -m asgi_llm_gateway tenants create NAME")
-    key, secret = new_key(options.tenant, name=options.name)
-    await store.add_key(key)
-    _say(f"{key.id}\n{secret}")
-    return 0
-
-
-async def _revoke_key(options: argparse.Namespace) -> int:
-    if not await (await shared_tenants()).revoke_key(options.key_id, time.time()):
-        return _fail(f"there is no key '{options.key_id}'")
-    _say(f"revoked {options.key_id}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ reference, "Errors" (``{"type": "error", "error": {type, message}}``).
 
 from __future__ import annotations
 
+import time
 from typing import Any, ClassVar, Literal
 
 import orjson
@@ -129,12 +130,31 @@ class TooLarge(GatewayError):
 
 
 class BudgetError(GatewayError):
-    """The tenant's money does not suffice."""
+    """The tenant's money (or tokens) does not suffice.
+
+    402 for a budget that never begins anew, 429 ``insufficient_quota`` with the time of the ``reset`` (Unix seconds) for one
+    that does; ``status`` makes it always one of them. Never with a ``retry-after``, and SDKs are told not to retry.
+    """
 
     status, type, code = 402, "insufficient_quota", "budget_exceeded"
 
-    def __init__(self, message: str, *, code: str = "budget_exceeded") -> None:
-        super().__init__(message, code=code, headers=(NO_RETRY,))
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "budget_exceeded",
+        reset: int | None = None,
+        status: Literal["auto", "402", "429"] = "auto",
+    ) -> None:
+        headers: tuple[Header, ...] = (NO_RETRY,)
+        if reset is not None:
+            # No retry-after: an SDK would sleep until then.
+            at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(reset))
+            message += f" The budget begins anew at {at}."
+            headers = (NO_RETRY, (b"x-llm-budget-reset", at.encode()))
+        # This is the one place where the status of a spent budget is decided.
+        http_status = (402 if reset is None else 429) if status == "auto" else int(status)
+        super().__init__(message, status=http_status, code=code, headers=headers)
 
 
 class RateLimited(GatewayError):

@@ -6,11 +6,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-from ._asgi import ASGIApp, Headers, Message, Receive, Scope, Send, header, whole
+from ._asgi import ASGIApp, Headers, Message, Receive, Scope, Send, whole
 from ._stepping import send_at_once, server_of
 from .errors import BadRequest, GatewayError, Header, TooLarge
 from .records import DEFAULT_TENANT, Identity, Target, Tenant, TraceRecord, Usage
 from .usage import UsageReader
+from .watching import Watched
 from .wire import LLMRequest, Route, parse
 
 KEY = "asgi_llm_gateway.exchange"
@@ -52,6 +53,24 @@ class Call:
             self.usage = usage
 
 
+class Lasting:
+    """Calls under way that may outlive the answer (a handler's own tasks make them), and what waits for the last one's end."""
+
+    __slots__ = ("count", "later")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.later: Callable[[], Awaitable[None]] | None = None
+
+    def leave(self) -> Callable[[], Awaitable[None]] | None:
+        """One has ended: what is to be awaited now."""
+        self.count -= 1
+        if self.count:
+            return None
+        later, self.later = self.later, None
+        return later
+
+
 class Guard(Protocol):
     """Who must say yes before an upstream call goes out (the budget)."""
 
@@ -80,11 +99,15 @@ class Exchange:
         record: What is recorded of the call.
         headers: Response headers that layers add; the entry puts them on the answer.
         calls: The upstream calls made, in order.
+        cost: What the call cost, in nano-USD, once that is booked.
         usage: Tokens of the answer, once known.
         reader: What the watcher read of a stranger's answer.
-        exact: Somebody who knows sets ``usage`` (ProxyApp, a metered client); the watcher stays silent.
+        exact: Somebody who knows sets ``usage`` (ProxyApp, a metered client); the watcher does not read it.
+        ends_itself: Whoever answers awaits ``end`` at the right moment (ProxyApp); the watcher stays silent.
+        answering: The answer's HTTP status, once it is known; its start may yet wait for what the call cost.
         status: The answer's HTTP status, once it started.
         first_byte_at: ``time.perf_counter()`` of the first body byte.
+        lasting: Calls that may outlive the answer; while one runs, the money is not settled.
         gone: The client hung up before its answer was complete.
         complete: The answer's last message has gone out.
         seen: The gateway layers that the call went through, outermost first.
@@ -93,9 +116,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_at_end", "_guards", "_receive", "_replayed", "_sent", "_watched", "amended", "calls", "complete", "ended", "entry",
-        "exact", "first_byte_at", "gone", "headers", "identity", "max_body", "rank", "reader", "record", "request",
-        "route", "seen", "status", "usage",
+        "_at_end", "_guards", "_receive", "_replayed", "_sent", "_watched", "amended", "answering", "calls",
+        "complete", "cost", "ended", "ends_itself", "entry", "exact", "first_byte_at", "gone", "headers", "identity",
+        "lasting", "max_body", "rank", "reader", "record", "request", "route", "seen", "status", "usage",
     )  # fmt: skip
 
     def __init__(self, entry: ASGIApp, route: Route, scope: Scope, *, max_body: int = MAX_BODY) -> None:
@@ -110,10 +133,14 @@ class Exchange:
         self.seen: list[Any] = []
         self.rank = -1
         self.usage: Usage | None = None
+        self.cost: int | None = None
         self.reader: UsageReader | None = None
         self.exact = False
+        self.ends_itself = False
         self.status: int | None = None
+        self.answering: int | None = None
         self.first_byte_at: float | None = None
+        self.lasting: Lasting | None = None
         self.gone = False
         self.complete = False
         self.ended = False
@@ -232,6 +259,11 @@ class Exchange:
         """Ask ``guard`` before every upstream call from now on."""
         self._guards.append(guard)
 
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """Who is asked before upstream calls."""
+        return tuple(self._guards)
+
     async def begin_call(self, target: Target, request: LLMRequest | None = None) -> Call:
         """Before every upstream call: all guards agree, or their GatewayError is raised and no call may go out."""
         call = Call(target, request)
@@ -263,12 +295,18 @@ class Exchange:
     def watch(self, send: Send) -> Send:
         """Count usage from the answer's bytes, once; later callers get ``send`` back unchanged.
 
-        Before the last message is forwarded, ``end`` is awaited. Where somebody knows better (``exact``), nothing is read.
+        Before the last message is forwarded (of a stream: its last news), ``end`` is awaited; a JSON answer waits for that
+        as a whole, so that headers can tell what it cost. Where somebody knows better (``exact``), no usage is read.
         """
         if self._watched:
             return send
         self._watched = True
-        return _Watched(self, send)
+        return Watched(self, send)
+
+    @property
+    def awaited(self) -> bool:
+        """Somebody has work to do when the answer's content is complete."""
+        return bool(self._at_end)
 
     def direct(self, send: Send) -> Send:
         """The ``send`` behind those that this exchange made and that have nothing more to do.
@@ -279,7 +317,7 @@ class Exchange:
 
     def outermost(self, send: Send) -> Send:
         """The ``send`` behind those that this exchange made: the server's, where nobody else stands between."""
-        while isinstance(send, (_Noted, _Watched)):
+        while isinstance(send, (_Noted, Watched)):
             send = send.inner
         return send
 
@@ -329,44 +367,10 @@ class _Noted:
             if not message.get("more_body"):
                 exchange.complete = True
         elif kind == "http.response.start":
-            exchange.status = message["status"]
+            exchange.status = exchange.answering = message["status"]
             if exchange.headers:
                 message = {**message, "headers": [*(message.get("headers") or ()), *exchange.headers]}
         return self.inner(message)
-
-
-class _Watched:
-    """The ``send`` that reads a stranger's answer for its usage."""
-
-    __slots__ = ("_exchange", "inner")
-
-    def __init__(self, exchange: Exchange, inner: Send) -> None:
-        self._exchange = exchange
-        self.inner = inner
-
-    def __call__(self, message: Message) -> Awaitable[None]:
-        exchange = self._exchange
-        if exchange.exact:
-            return self.inner(message)
-        kind = message["type"]
-        if kind == "http.response.start":
-            if message["status"] < 400 and exchange.route.dialect is not None:
-                content = header(message, b"content-type") or b""
-                exchange.reader = UsageReader(stream=content.startswith(b"text/event-stream"))
-        elif kind == "http.response.body":
-            if exchange.reader is not None:
-                exchange.reader.feed(message.get("body", b""))
-            if not message.get("more_body"):
-                return self._last(message)
-        return self.inner(message)
-
-    async def _last(self, message: Message) -> None:
-        exchange = self._exchange
-        if exchange.reader is not None:
-            exchange.usage = exchange.reader.end()
-        if not exchange.ended:
-            await exchange.end()
-        await self.inner(message)
 
 
 def exchange_of(scope: Scope) -> Exchange | None:
@@ -375,4 +379,4 @@ def exchange_of(scope: Scope) -> Exchange | None:
     return found if isinstance(found, Exchange) else None
 
 
-__all__ = ["KEY", "MAX_BODY", "Call", "ClientGone", "Exchange", "GatewayError", "Guard", "exchange_of"]
+__all__ = ["KEY", "MAX_BODY", "Call", "ClientGone", "Exchange", "GatewayError", "Guard", "Lasting", "exchange_of"]

@@ -18,7 +18,7 @@ from .middleware.tracing import TracingMiddleware
 from .proxy.app import ProxyApp
 from .proxy.routing import router_of
 from .settings import current, current_file, secret
-from .stores.shared import shared_ledger, shared_tenants
+from .stores.shared import shared_ledger, shared_log, shared_tenants
 from .wire import slash_of_the_host
 
 log = logging.getLogger("asgi_llm_gateway")
@@ -42,7 +42,8 @@ def create_app(*, http_client: Any = None) -> Gateway:
     guarded = TenantMiddleware(
         RateLimitMiddleware(BudgetMiddleware(proxy, max_body=limit), max_body=limit), max_body=limit
     )
-    admin = Admin(admin_key=secret(settings.gateway_admin_key), tenants=shared_tenants, ledger=shared_ledger).app()
+    key = secret(settings.gateway_admin_key)
+    admin = Admin(admin_key=key, tenants=shared_tenants, ledger=shared_ledger, log=shared_log).app()
     return Gateway(TracingMiddleware(_Beside(guarded, admin), max_body=limit))
 
 
@@ -90,6 +91,7 @@ class Gateway:
             if message["type"] == "lifespan.startup":
                 try:
                     await shared_tenants()
+                    await shared_ledger()
                 except StoreError as error:  # calls get 503 until it is there
                     log.error("the store is not there yet: %s", error)
                 await send({"type": "lifespan.startup.complete"})

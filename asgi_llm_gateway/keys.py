@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 import unicodedata
+from dataclasses import replace
 
 from .records import ApiKey
 
@@ -49,6 +50,19 @@ def new_key(
     # The id tells nothing of the secret, yet the same secret gives the same id: a file's keys can be read again.
     key_id = "key_" + hashlib.sha256(digest.encode()).hexdigest()[:20]
     return ApiKey(key_id, tenant, digest, name=name, created=time.time(), expires=expires), secret
+
+
+def new_admin_key(*, name: str = "", expires: float | None = None) -> tuple[ApiKey, str]:
+    """A key that opens the admin API and nothing else, and its secret. ``expires`` is Unix seconds."""
+    key, secret = new_key("", name=name, expires=expires)
+    return replace(key, kind="admin"), secret
+
+
+def successor(key: ApiKey) -> tuple[ApiKey, str]:
+    """A key with another secret and the same settings as ``key``, its expiry included; and the secret."""
+    fresh, secret = new_key(key.tenant)
+    account = key.account or key.id  # what was spent of a budget of its own stays spent
+    return replace(key, id=fresh.id, digest=fresh.digest, created=fresh.created, revoked=None, account=account), secret
 
 
 def check_tenant_id(tenant_id: str) -> str:

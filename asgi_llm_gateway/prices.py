@@ -1,16 +1,20 @@
 """What tokens cost, in integer nano-USD per million tokens. A call's cost is rounded up once.
 
-Default prices: the product specification (gpt-4, gpt-3.5-turbo, claude-3-opus, claude-3-sonnet; USD per 1K tokens).
+Default prices: the product specification (gpt-4, gpt-3.5-turbo, claude-3-opus, claude-3-sonnet; USD per 1K tokens); of all
+other models, where it is installed, the ``genai-prices`` package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
+from . import _price_source
 from .records import Price, Usage
 
 _MILLION = 1_000_000
-_REMEMBERED = 10_000  # look-ups; clients choose the names
+_REMEMBERED = 4_096  # look-ups; clients choose the names
+_LONGEST = 256  # characters of a name that is looked up; no model has so long a one
 LOCAL_PROVIDERS = frozenset({"echo", "llamacpp", "vllm", "ollama"})
 """Providers that run on own machines: their tokens cost nothing where no price is set."""
 
@@ -41,35 +45,60 @@ _DATED = {
     "claude-3-sonnet": ("claude-3-sonnet-20240229",),
 }
 
+_Key = tuple[str, str | None, str | None]
+
 
 class PriceTable:
-    """Model names to prices.
+    """Model names to prices: own ones, then the specified ones, then those of the ``genai-prices`` package.
 
     Args:
         own: Prices that come first: ``"model"`` or ``"provider/model"`` to a Price in nano-USD per million tokens.
+        clock: Unix time in seconds: some listed prices begin at a date.
     """
 
-    def __init__(self, own: Mapping[str, Price] | None = None) -> None:
+    def __init__(self, own: Mapping[str, Price] | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self._prices = dict(_SPECIFIED)
         for name, dated in _DATED.items():
             self._prices.update(dict.fromkeys(dated, _SPECIFIED[name]))
         self._own = dict(own or {})
         self._prices.update(self._own)
-        self._known: dict[tuple[str, str | None, str | None], Price] = {}
+        self._clock = clock
+        self._known: dict[_Key, Price | None] = {}
+        self._ending: dict[_Key, _price_source.Listed] = {}  # the few whose price is known to change
 
     def find(self, model: str, provider: str | None = None, asked: str | None = None) -> Price | None:
         """The price of a model, ``None`` where it is not known.
 
         A name with a provider in front (``openai/gpt-4``) is looked up as it is, then without it. ``asked`` is the name
         that the client used: its own price counts, unless the target has one of its own.
+
+        The first look-up of a listed model takes about 0.1 ms; the very first one loads the list, unless ``warm`` did.
         """
-        key = (model, provider, asked)
-        known = self._known.get(key)
-        if known is None:
-            known = self._find(model, provider, asked)
-            if known is not None and len(self._known) < _REMEMBERED:
-                self._known[key] = known
-        return known
+        try:
+            return self._known[model, provider, asked]
+        except KeyError:
+            return self._look_up((model, provider, asked))
+
+    def _look_up(self, key: _Key) -> Price | None:
+        model, provider, asked = key
+        if any(name is not None and len(name) > _LONGEST for name in key):
+            return self._own.get(model)
+        if (ending := self._ending.get(key)) is not None:
+            if ending.until is not None and self._clock() < ending.until:
+                return ending.price
+            del self._ending[key]
+        found = self._find(model, provider, asked)
+        until = None
+        if found is None:
+            found, until = _price_source.listed(model, provider, self._clock())
+        for known in (self._known, self._ending):
+            if len(known) >= _REMEMBERED:
+                known.clear()  # those in use are back at once; a client that makes names up can't fill the memory
+        if until is not None:
+            self._ending[key] = _price_source.Listed(found, until)
+        else:
+            self._known[key] = found
+        return found
 
     def _find(self, model: str, provider: str | None, asked: str | None) -> Price | None:
         if asked in self._own and model not in self._own and f"{provider}/{model}" not in self._own:
@@ -87,9 +116,66 @@ class PriceTable:
         return self._find(rest, front, None) if slash and rest else None
 
 
+def warm() -> bool:
+    """Load the ``genai-prices`` package, and say whether it is installed. Takes 0.2 s: call it in a thread at the start."""
+    return _price_source.warm()
+
+
 def cost_of(usage: Usage, price: Price) -> int:
     """What ``usage`` costs in nano-USD, rounded up once."""
-    return -(-(usage.prompt * price.prompt + usage.completion * price.completion) // _MILLION)
+    prompt_rate, completion_rate, _, cached_rate, write_rate, tiers, _ = price
+    if not tiers and cached_rate is None and write_rate is None:
+        return -(-(usage.prompt * prompt_rate + usage.completion * completion_rate) // _MILLION)
+    prompt = usage.prompt
+    for tier in reversed(tiers):
+        if prompt > tier.above:
+            _, prompt_rate, completion_rate, cached_rate, write_rate = tier
+            break
+    # A provider that reports more parts than there is whole is believed about the dearer part first, which is the write.
+    written = min(usage.cache_write, prompt)
+    cached = min(usage.cached, prompt - written)
+    parts = (
+        (prompt - written - cached) * prompt_rate
+        + cached * (prompt_rate if cached_rate is None else cached_rate)
+        + written * (prompt_rate if write_rate is None else write_rate)
+        + usage.completion * completion_rate
+    )
+    return -(-parts // _MILLION)
+
+
+def ceiling_of(prompt_bound: int, output: int, price: Price) -> int:
+    """What a call of at most so many tokens can cost at most, in nano-USD.
+
+    No usage with ``prompt <= prompt_bound`` and ``completion <= output`` costs more, whatever part of it is cached and
+    whichever tier it falls into.
+    """
+    prompt_rate, completion_rate = _dearest(prompt_bound, price)
+    return -(-(prompt_bound * prompt_rate + output * completion_rate) // _MILLION)
+
+
+def output_for(amount: int, prompt_bound: int, price: Price, wanted: int) -> int:
+    """The most output tokens, at most ``wanted``, of which ``ceiling_of`` says that ``amount`` nano-USD pay for them.
+
+    0 also where the prompt alone is too dear; ``wanted`` where output costs nothing.
+    """
+    prompt_rate, completion_rate = _dearest(prompt_bound, price)
+    left = amount * _MILLION - prompt_bound * prompt_rate
+    if left < 0:
+        return 0
+    return min(wanted, left // completion_rate) if completion_rate else wanted
+
+
+def _dearest(prompt_bound: int, price: Price) -> tuple[int, int]:
+    """The highest prices for a token of a prompt of at most so many tokens, and for one of its answer."""
+    prompt_rate, completion_rate, _, cached_rate, write_rate, tiers, _ = price
+    if not tiers and cached_rate is None and write_rate is None:
+        return prompt_rate, completion_rate
+    prompt_rate = max(prompt_rate, cached_rate or 0, write_rate or 0)
+    for above, prompt, completion, cached, write in tiers:
+        if prompt_bound > above:
+            prompt_rate = max(prompt_rate, prompt, cached or 0, write or 0)
+            completion_rate = max(completion_rate, completion)
+    return prompt_rate, completion_rate
 
 
 DEFAULT_PRICES = PriceTable()

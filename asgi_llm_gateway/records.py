@@ -12,6 +12,14 @@ from typing import Any, Literal, NamedTuple
 NANO_PER_USD = 1_000_000_000
 """Nano-USD in one US dollar."""
 
+
+def usd_number(nano: int) -> str:
+    """Nano-USD as the text of a JSON number of at most nine decimals, exact."""
+    sign, nano = ("-", -nano) if nano < 0 else ("", nano)
+    whole, part = divmod(nano, NANO_PER_USD)
+    return f"{sign}{whole}.{f'{part:09d}'.rstrip('0') or '0'}"
+
+
 Dialect = Literal["chat", "completions", "embeddings", "responses", "messages"]
 """The APIs whose requests are read."""
 
@@ -21,7 +29,20 @@ DEFAULT_TENANT = "default"
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A team that spends money. ``budget`` is nano-USD for the tenant's lifetime, ``None`` is no limit."""
+    """A team that spends money.
+
+    Attributes:
+        budget: Nano-USD for one period; ``None`` is no limit.
+        budget_tokens: Tokens (prompt and completion) for one period; ``None`` is no limit.
+        period: When the budgets begin anew: ``none`` (never), ``daily``, ``weekly``, ``monthly`` (UTC), or a duration
+            such as ``12h`` (see ``periods``).
+        soft_limit: Nano-USD in a period, from which on answers carry a warning; nothing is refused for it.
+        max_output_tokens: The output limit chosen for a request that names none; an explicit one is never changed.
+        rate_requests: Requests in a rate limit's window; ``None`` takes the settings'.
+        rate_tokens: Tokens in a rate limit's window; ``None`` is no limit.
+        concurrency: Calls at once; ``None`` is no limit.
+        allowed_models: Names that may be asked for; ``None`` is all.
+    """
 
     id: str
     name: str = ""
@@ -30,11 +51,26 @@ class Tenant:
     allowed_models: tuple[str, ...] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     created: float = 0.0
+    budget_tokens: int | None = None
+    period: str = "none"
+    soft_limit: int | None = None
+    max_output_tokens: int | None = None
+    rate_requests: int | None = None
+    rate_tokens: int | None = None
+    concurrency: int | None = None
+
+
+KeyKind = Literal["tenant", "admin"]
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A virtual key as it is stored: ``digest`` is the SHA-256 of the secret, in hex. The secret itself is nowhere."""
+    """A virtual key as it is stored: ``digest`` is the SHA-256 of the secret, in hex. The secret itself is nowhere.
+
+    ``budget`` is nano-USD that this key may spend of its tenant's budget, in the tenant's period; it is counted on
+    ``account``, which a key that takes another's place at a rotation goes on with (empty: the key's own id). An ``admin``
+    key opens the admin API and nothing else; its tenant is empty.
+    """
 
     id: str
     tenant: str
@@ -45,6 +81,9 @@ class ApiKey:
     revoked: float | None = None
     also_tenants: tuple[str, ...] = ()
     allowed_models: tuple[str, ...] | None = None
+    budget: int | None = None
+    kind: KeyKind = "tenant"
+    account: str = ""
 
 
 class Identity(NamedTuple):
@@ -57,7 +96,8 @@ class Identity(NamedTuple):
 class Usage(NamedTuple):
     """Tokens of one call. ``cached`` and ``cache_write`` are part of ``prompt``, ``reasoning`` is part of ``completion``.
 
-    ``estimated`` marks counts that the provider did not report.
+    ``estimated`` marks counts that the provider did not report; ``provider_cost`` is what it says that the call cost, in
+    nano-USD, where it does say so.
     """
 
     prompt: int = 0
@@ -66,6 +106,7 @@ class Usage(NamedTuple):
     cache_write: int = 0
     reasoning: int = 0
     estimated: bool = False
+    provider_cost: int | None = None
 
     @property
     def total(self) -> int:
@@ -73,12 +114,30 @@ class Usage(NamedTuple):
         return self.prompt + self.completion
 
 
+class Tier(NamedTuple):
+    """Prices of a call whose prompt has more than ``above`` tokens, in nano-USD per million tokens."""
+
+    above: int
+    prompt: int
+    completion: int
+    cached: int | None = None
+    cache_write: int | None = None
+
+
 class Price(NamedTuple):
-    """What a model costs, in nano-USD per million tokens. ``local`` marks a model that runs on own machines."""
+    """What a model costs, in nano-USD per million tokens. ``local`` marks a model that runs on own machines.
+
+    ``cached`` and ``cache_write`` are for that part of the prompt; ``None``: as ``prompt``. ``tiers``, in ascending order,
+    replace all of it for long prompts. ``context`` is the model's context window in tokens, where it is known.
+    """
 
     prompt: int
     completion: int
     local: bool = False
+    cached: int | None = None
+    cache_write: int | None = None
+    tiers: tuple[Tier, ...] = ()
+    context: int | None = None
 
 
 class Target(NamedTuple):
@@ -88,37 +147,134 @@ class Target(NamedTuple):
     model: str
 
 
+# -- the ledger --------------------------------------------------------------------------------------------------------
+
+
+class Amount(NamedTuple):
+    """Money in nano-USD, and tokens: held and settled together."""
+
+    money: int
+    tokens: int
+
+
+class Limit(NamedTuple):
+    """What one account may spend in one window, nano-USD and tokens; ``None`` is no limit (and is counted all the same).
+
+    ``account`` is empty for the tenant's own, else the id of a key with a budget. ``window`` is the Unix second at which
+    the period began, 0 for a lifetime.
+    """
+
+    account: str
+    window: int
+    money: int | None
+    tokens: int | None
+
+
+class About(NamedTuple):
+    """Whose call a hold is for: what is recorded of it if nobody comes back to settle it."""
+
+    request_id: str = ""
+    trace_id: str = ""
+    key: str | None = None
+    model: str | None = None
+    started: float = 0.0
+
+
 class Hold(NamedTuple):
-    """Money set aside for one call. ``amount`` is nano-USD; the hold lapses by itself at ``expires`` (Unix seconds)."""
+    """Money and tokens set aside for one call, on all ``accounts`` (account and window) alike.
+
+    The hold lapses by itself at ``expires`` (Unix seconds). ``spent`` is what the first account had settled, in nano-USD,
+    when the hold was taken.
+    """
 
     id: str
     tenant: str
-    amount: int
+    money: int
+    tokens: int
     expires: float
+    accounts: tuple[tuple[str, int], ...] = (("", 0),)
+    spent: int = 0
+
+
+class Refusal(NamedTuple):
+    """Which limit a hold would pass, in which of its two measures, and where the account stands in that measure.
+
+    ``what`` is ``ended`` where a hold was to be raised that is no longer there.
+    """
+
+    limit: Limit
+    what: Literal["money", "tokens", "ended"]
+    spent: int
+    held: int
+    credit: int = 0
 
 
 class Balance(NamedTuple):
-    """A tenant's account in nano-USD: ``spent`` is settled, ``held`` is set aside for calls that run."""
+    """An account in one window: ``spent`` is settled, ``held`` is set aside for calls that run, both in nano-USD.
 
-    spent: int
-    held: int
+    ``credit`` is what an operator's adjustments add to the limit, in nano-USD (negative: a debit).
+    """
+
+    spent: int = 0
+    held: int = 0
+    tokens_spent: int = 0
+    tokens_held: int = 0
+    credit: int = 0
 
 
 class CallRecord(NamedTuple):
-    """What is booked of one call, in the same step as its money. ``cost`` is nano-USD."""
+    """What is booked of one call, in the same step as its money. ``cost`` is nano-USD.
 
-    request_id: str
-    trace_id: str
+    ``hold`` is the hold's id, and unlike that of any other record. ``overdraft`` is the part of ``cost`` above what was
+    held. ``lapsed``: nobody settled the call (its process died), so that the whole hold was charged. ``provider_cost`` is
+    what the provider says that the call cost, in nano-USD.
+    """
+
+    hold: str
     tenant: str
-    key: str | None
-    model: str | None
-    provider: str | None
-    usage: Usage
-    cost: int
-    status: int | None
-    started: float
+    request_id: str = ""
+    trace_id: str = ""
+    key: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    usage: Usage = Usage()
+    cost: int = 0
+    status: int | None = None
+    started: float = 0.0
+    ended: float = 0.0
     aborted: bool = False
     overdraft: int = 0
+    lapsed: bool = False
+    local: bool = False
+
+
+AdjustmentKind = Literal["credit", "debit", "overdraft"]
+
+
+class Adjustment(NamedTuple):
+    """A row for each exception from "settled and held never pass the budget".
+
+    ``credit`` and ``debit`` are an operator's, and change what the tenant may spend in ``window``; ``overdraft`` says by how
+    much a call cost more than was held, which its record's cost contains. ``amount`` is nano-USD, never negative.
+    """
+
+    id: str
+    tenant: str
+    kind: AdjustmentKind
+    amount: int
+    reason: str = ""
+    window: int = 0
+    created: float = 0.0
+    by: str = ""
+
+
+class Stats(NamedTuple):
+    """Sums over call records: ``cost`` in nano-USD."""
+
+    requests: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: int = 0
 
 
 @dataclass(slots=True)

@@ -12,18 +12,15 @@ from collections.abc import Mapping
 from decimal import Context, Inexact, InvalidOperation, Overflow
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .errors import SettingsError as SettingsError
 from .keys import check_tenant_id, new_key
+from .periods import check_period
 from .records import NANO_PER_USD
-
-# Wide enough for every amount that is allowed; a longer one is refused, never rounded.
-_EXACT = Context(prec=40, traps=[InvalidOperation, Overflow, Inexact])
-
 
 # Wide enough for every amount that is allowed; a longer one is refused, never rounded.
 _EXACT = Context(prec=40, traps=[InvalidOperation, Overflow, Inexact])
@@ -49,6 +46,7 @@ def _check_key(key: SecretStr) -> SecretStr:
 
 
 NanoUSD = Annotated[int, BeforeValidator(nano_usd)]
+Period = Annotated[str, AfterValidator(check_period)]
 TenantId = Annotated[str, AfterValidator(check_tenant_id)]
 _Key = Annotated[SecretStr, AfterValidator(_check_key)]
 
@@ -74,6 +72,9 @@ class ModelConfig(_Strict):
     targets: tuple[str, ...] = Field(default=(), description="provider/model, in order of preference")
     usd_per_million_in: NanoUSD | None = None
     usd_per_million_out: NanoUSD | None = None
+    usd_per_million_cached: NanoUSD | None = None
+    usd_per_million_cache_write: NanoUSD | None = None
+    context: int | None = Field(default=None, ge=1, description="tokens, prompt and answer together")
 
 
 class TenantConfig(_Strict):
@@ -81,6 +82,13 @@ class TenantConfig(_Strict):
 
     name: str = ""
     budget_usd: NanoUSD | None = None
+    budget_tokens: int | None = Field(default=None, ge=0, le=2**62)
+    budget_period: Period = "none"
+    soft_limit_usd: NanoUSD | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    rate_requests: int | None = Field(default=None, ge=1)
+    rate_tokens: int | None = Field(default=None, ge=1)
+    concurrency: int | None = Field(default=None, ge=1)
     allowed_models: tuple[str, ...] | None = None
     keys: tuple[_Key, ...] = ()
 
@@ -117,6 +125,12 @@ class Settings(BaseSettings):
     rate_limit_max_requests: int = Field(default=600, ge=1)
     default_max_output_tokens: int = Field(default=4096, ge=1)
     min_output_tokens: int = Field(default=16, ge=1)
+    unknown_price: Literal["refuse", "free"] = "refuse"
+    prompt_bound: Literal["bytes", "exact", "estimate"] = "bytes"
+    budget_status: Literal["auto", "402", "429"] = "auto"
+    hold_ttl_seconds: float = Field(default=120.0, ge=5, le=86400)
+    hold_lapsed: Literal["charge", "release"] = "charge"
+    sqlite_synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
 
     connect_timeout_seconds: float = Field(default=10.0, gt=0)

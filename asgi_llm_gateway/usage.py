@@ -6,16 +6,21 @@ Fields: OpenAI API reference, "usage" objects of Chat, Completions, Embeddings a
 
 from __future__ import annotations
 
+import re
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 import orjson
 
+from ._sample import StreamSample, streamed_tokens
 from ._sse import EventSplitter, EventTooLong, data_of, split
-from .records import Usage
+from .records import NANO_PER_USD, Usage, usd_number
 from .tokens import BYTES_PER_TOKEN
 
 MAX_COUNT = 2**40
 """A token count beyond this is no count."""
+
+_MOST_USD = 1e6  # of one call
 
 WHOLE_PARSE = 1024 * 1024
 """Bytes up to which a JSON answer is parsed as a whole; of longer ones only the end is."""
@@ -23,6 +28,13 @@ WHOLE_PARSE = 1024 * 1024
 
 def _count(value: Any) -> int:
     return value if type(value) is int and 0 <= value <= MAX_COUNT else 0
+
+
+def _nano(usd: Any) -> int | None:
+    """A cost as a provider tells it (OpenRouter API reference, "Usage accounting": ``cost``), in nano-USD, rounded up."""
+    if type(usd) not in (int, float) or not 0 <= usd < _MOST_USD:
+        return None
+    return int((Decimal(repr(usd)) * NANO_PER_USD).to_integral_value(ROUND_CEILING))
 
 
 def _told(prompt: Any, completion: Any) -> bool:
@@ -56,7 +68,8 @@ def usage_from(usage: Any) -> Usage | None:
     details = usage.get("completion_tokens_details")
     if type(details) is dict and (told := details.get("reasoning_tokens")):
         reasoning = _count(told)
-    return Usage(prompt, completion, cached, cache_write, reasoning)
+    cost = usage.get("cost")
+    return Usage(prompt, completion, cached, cache_write, reasoning, False, None if cost is None else _nano(cost))
 
 
 def _other_usage(usage: dict[str, Any]) -> Usage | None:
@@ -105,18 +118,20 @@ class UsageReader:
 
     Attributes:
         usage: The last counts reported; ``None`` so far.
-        events: The answer's rough length in tokens: a stream's data events, of JSON a part of its bytes.
         final: Whether ``usage`` is the whole answer's; Anthropic's first event counts what was made until then.
+        ending: A stream's last news have come: nothing will be added to what was used.
         complete: Whether the answer came to its own end.
+        sample: The stream's last pieces, for an estimate.
     """
 
-    __slots__ = ("_body", "_length", "_size", "_splitter", "complete", "events", "final", "usage")
+    __slots__ = ("_body", "_length", "_size", "_splitter", "complete", "ending", "final", "sample", "usage")
 
     def __init__(self, *, stream: bool, limit: int = 8 * 1024 * 1024) -> None:
         self.usage: Usage | None = None
-        self.events = 0
         self.complete = False
         self.final = False
+        self.ending = False
+        self.sample = StreamSample()
         self._splitter = EventSplitter(limit) if stream else None
         self._body: list[bytes] = []
         self._size = limit
@@ -140,7 +155,7 @@ class UsageReader:
             self._read(whole)
 
     def _read(self, whole: bytes) -> None:
-        self.events += whole.count(b"data:")
+        self.sample.add(whole, whole.count(b"data:"))
         # Only an event that speaks of usage or of the end is looked into.
         if any(whole.find(news) >= 0 for news in _NEWS):
             for event in split(whole):
@@ -150,7 +165,7 @@ class UsageReader:
         if data is None:
             return
         if data == b"[DONE]":
-            self.complete = True
+            self.complete = self.ending = True
             return
         if b'"usage"' not in data and b"message_stop" not in data:
             return
@@ -162,12 +177,14 @@ class UsageReader:
             return
         kind = event.get("type")
         if kind in ("message_stop", "response.completed", "response.incomplete", "response.failed"):
-            self.complete = True
+            self.complete = self.ending = True
         inner = event.get("message") or event.get("response")
         found = usage_from(event.get("usage") or (inner.get("usage") if type(inner) is dict else None))
         if found is not None:
             self.usage = _merge(self.usage, found) if kind == "message_delta" else found
             self.final = kind != "message_start"
+            # Some vendors tell the counts so far with every piece of content; the last word has none.
+            self.ending = self.ending or (self.final and kind is None and not event.get("choices"))
 
     def end(self) -> Usage | None:
         """No more bytes will come: the usage, if the answer told it."""
@@ -177,10 +194,38 @@ class UsageReader:
             )
             self._body.clear()
             self.complete = True
-            self.events = self._length // BYTES_PER_TOKEN
         elif self._splitter.rest:  # a last event without its blank line counts all the same
             self._read(self._splitter.rest)
         return self.usage
+
+    @property
+    def events(self) -> int:
+        """A stream's data events."""
+        return self.sample.events
+
+    @property
+    def tokens(self) -> int:
+        """The answer's length so far in tokens, roughly: for an estimate where no counts are told."""
+        if self._splitter is None:
+            return self._length // BYTES_PER_TOKEN
+        return streamed_tokens(self.sample)
+
+
+_TELLS_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+
+
+def with_cost(events: bytes, cost: int) -> bytes:
+    """Whole events, with the field ``cost_usd`` beside ``usage`` in the one that reports it; ``cost`` in nano-USD.
+
+    A field of ours that OpenAI's API does not have; its SDKs pass it by.
+    """
+    told = []
+    for event in split(events):
+        at = event.rfind(b"}")
+        if at >= 0 and _TELLS_USAGE.search(event) is not None:
+            event = b'%b,"cost_usd":%b%b' % (event[:at], usd_number(cost).encode(), event[at:])
+        told.append(event)
+    return b"".join(told)
 
 
 def _merge(before: Usage | None, now: Usage) -> Usage:

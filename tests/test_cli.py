@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import stat
@@ -10,14 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asgi_llm_gateway.__main__ import main
 from asgi_llm_gateway.settings import forget
 
-from .servers import KEY, Server, environment, fetch, free_port, gateway, running
+from .servers import KEY, ROOT, TEAM, Server, environment, fetch, free_port, gateway, running
 
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "one two three"}]}
 ADMIN_KEY = "an-admin-key-of-thirty-two-characters-or-more"
@@ -335,6 +338,34 @@ def test_a_tenant_and_its_key_are_made_used_and_ended(tmp_path: Path) -> None:
         ("tenants", "create", "team"),
         ("keys", "create", "nobody"),
         ("keys", "revoke", "key_nobody"),
+        ("tenants", "create", "acme", "--budget-tokens", "-5"),
+        ("tenants", "create", "acme", "--budget-tokens", "1.5"),
+        ("tenants", "create", "acme", "--period", "yearly"),
+        ("tenants", "create", "acme", "--concurrency", "0"),
+        ("tenants", "create", "acme", "--metadata", "novalue"),
+        ("tenants", "create", "acme", "--name", "nul\x00"),
+        ("tenants", "create", "acme", "--name", "half a pair \udcff"),
+        ("tenants", "show", "nobody"),
+        ("tenants", "update", "team"),
+        ("tenants", "update", "nobody", "--name", "x"),
+        ("tenants", "update", "team", "--budget-period", "none "),
+        ("tenants", "delete", "nobody"),
+        ("keys", "create"),
+        ("keys", "create", "team", "--admin"),
+        ("keys", "create", "--admin", "--budget-usd", "5"),
+        ("keys", "create", "team", "--budget-usd", "five"),
+        ("keys", "create", "team", "--expires-in", "soon"),
+        ("keys", "create", "team", "--expires-in", "0d"),
+        ("keys", "create", "team", "--also-tenants", "nobody"),
+        ("keys", "list"),
+        ("keys", "list", "nobody"),
+        ("keys", "rotate", "key_nobody"),
+        ("keys", "rotate", "key_nobody", "--overlap", "31d"),
+        ("keys", "rotate", "key_nobody", "--overlap", "1"),
+        ("usage", "nobody"),
+        ("usage", "Not A Tenant"),
+        ("usage", "--records"),
+        ("usage", "team", "--since", "yesterday"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(typed: Typed, tmp_path: Path, arguments: tuple[str, ...]) -> None:
@@ -342,6 +373,169 @@ def test_a_mistake_is_told_in_one_line(typed: Typed, tmp_path: Path, arguments: 
     code, out, err = typed(*arguments, env=environment(tmp_path))
     assert (code, out) == (1, "")
     assert re.fullmatch(r"error: .{10,}\n", err)
+
+
+def test_a_tenant_is_made_changed_shown_and_deleted(typed: Typed, tmp_path: Path) -> None:
+    """Every limit by its option; ``none`` and ``all`` take one away; what is not given stays."""
+    env = environment(tmp_path)
+
+    def shown() -> dict[str, Any]:
+        code, out, err = typed("tenants", "show", "acme", "--json", env=env)
+        assert (code, err) == (0, "")
+        return dict(json.loads(out, parse_float=Decimal))
+
+    made = typed(
+        *(
+            "tenants",
+            "create",
+            "acme",
+            "--budget-usd",
+            "2.000000001",
+            "--budget-tokens",
+            "1000",
+            "--budget-period",
+            "12h",
+        ),
+        *("--soft-limit-usd", "1.5", "--max-output-tokens", "256", "--rate-requests", "60", "--rate-tokens", "9000"),
+        *("--concurrency", "4", "--models", "echo, fast", "--metadata", "owner=Zo\u00eb", "--metadata", "url=a=b"),
+        env=env,
+    )
+    assert (made[0], made[2]) == (0, "")
+    before = shown()
+    wanted = {
+        "budget_usd": Decimal("2.000000001"), "budget_tokens": 1000, "budget_period": "12h", "soft_limit_usd": Decimal("1.5"),
+        "max_output_tokens": 256, "rate_requests": 60, "rate_tokens": 9000, "concurrency": 4,
+        "allowed_models": ["echo", "fast"], "metadata": {"owner": "Zo\u00eb", "url": "a=b"}, "enabled": True,
+        "spent_usd": 0, "remaining_usd": Decimal("2.000000001"),
+    }  # fmt: skip
+    assert before.items() >= wanted.items()
+    changes = ("--name", "Acme", "--budget-usd", "none", "--concurrency", "none", "--models", "all", "--disable")
+    assert typed("tenants", "update", "acme", *changes, env=env)[0] == 0
+    changed = {"name": "Acme", "budget_usd": None, "remaining_usd": None, "concurrency": None, "allowed_models": None}
+    assert shown() == {**before, **changed, "enabled": False}
+    assert typed("tenants", "update", "acme", "--enable", env=env)[0] == 0
+    assert shown()["enabled"] is True
+    text = typed("tenants", "show", "acme", env=env)[1]
+    assert "budget_tokens      1000\n" in text
+    listed = json.loads(typed("tenants", "list", "--json", env=env)[1])["data"]
+    assert [row["id"] for row in listed] == ["acme", "team"]
+    assert typed("tenants", "delete", "acme", env=env)[0] == 0
+    assert typed("tenants", "show", "acme", env=env)[0] == 1
+
+
+def test_a_key_is_rotated_with_an_overlap(typed: Typed, tmp_path: Path) -> None:
+    """The successor has the settings of the old key, which is listed with its end; once only."""
+    env = environment(tmp_path)
+    options = ("--name", "laptop", "--expires-in", "30d", "--budget-usd", "0.5", "--models", "echo", "--json")
+    made = json.loads(typed("keys", "create", "team", *options, env=env)[1])
+    code, out, _ = typed("keys", "rotate", made["id"], "--overlap", "1h", "--json", env=env)
+    new = json.loads(out)
+    assert code == 0
+    same = ("tenant", "name", "expires", "budget_usd", "allowed_models")
+    assert [new[name] for name in same] == [made[name] for name in same]
+    assert new["key"] != made["key"]
+    rows = {row["id"]: row for row in json.loads(typed("keys", "list", "team", "--json", env=env)[1])["data"]}
+    assert 3500 < rows[made["id"]]["revoked"] - time.time() <= 3600
+    assert rows[new["id"]]["revoked"] is None
+    assert "key" not in rows[new["id"]]
+    assert typed("keys", "rotate", made["id"], env=env)[0] == 1
+    listed = typed("keys", "list", "team", env=env)[1]
+    assert f"{made['id']}\tlaptop\tvalid until " in listed
+    assert not [one for one in (new["key"], made["key"]) if one in listed]
+
+
+def test_an_admin_key_of_the_command_line_opens_the_admin_api(tmp_path: Path) -> None:
+    """Where GATEWAY_ADMIN_KEY is unset too, until it is revoked; it makes no calls."""
+    with serving(tmp_path) as server:
+        env = environment(tmp_path)
+        key_id, secret = gateway("keys", "create", "--admin", "--name", "ops", env=env).stdout.split()
+        assert fetch(f"{server.url}/api/tenants", key=secret).status == 200
+        assert fetch(f"{server.url}/api/tenants", key=KEY).status == 403
+        assert fetch(f"{server.url}/v1/chat/completions", CHAT, key=secret).status == 401
+        listed = gateway("keys", "list", "--admin", env=env)
+        assert listed.stdout == f"{key_id}\tops\tvalid\n"
+        assert gateway("keys", "revoke", key_id, env=env).returncode == 0
+        assert fetch(f"{server.url}/api/tenants", key=secret).status == 403
+        assert secret not in server.out + server.err
+
+
+PRICED = (
+    TEAM
+    + """
+[tenants.idle]
+
+[models.dear]
+targets = ["echo/echo"]
+usd_per_million_in = 1000
+usd_per_million_out = 2000
+"""
+)
+
+
+def test_usage_is_what_was_called(tmp_path: Path) -> None:
+    """Sums a tenant and sums a model, as a table, CSV and JSON, and call by call: all say the same."""
+    env = environment(tmp_path, file=PRICED)
+    with running(SERVE, {**env, "PORT": str(free_port())}, tmp_path) as server:
+        for model in ("dear", "dear", "echo"):
+            body = {**CHAT, "model": model, "max_tokens": 3}
+            assert fetch(f"{server.url}/v1/chat/completions", body).status == 200
+
+        def usage(*arguments: str) -> str:
+            done = gateway("usage", *arguments, env=env)
+            assert (done.returncode, done.stderr) == (0, "")
+            return done.stdout
+
+        shown = [line.split() for line in usage().splitlines()]
+        by_model = json.loads(usage("team", "--json"), parse_float=Decimal)
+        chosen = json.loads(usage("--model", "dear", "--json"), parse_float=Decimal)
+        lines = usage("team", "--csv").splitlines()
+        calls = [json.loads(line, parse_float=Decimal) for line in usage("team", "--records", "--json").splitlines()]
+        table = usage("team", "--records", "--since", "2020-01-01").splitlines()
+        later = usage("--since", "2100-01-01", "--csv").splitlines()
+    assert shown[0] == ["tenant", "requests", "tokens_in", "tokens_out", "cost_usd"]
+    assert [row[:2] for row in shown[1:]] == [["idle", "0"], ["team", "3"], ["all", "3"]]
+    assert [(row["model"], row["requests"]) for row in by_model["data"]] == [("dear", 2), ("echo", 1)]
+    assert by_model["data"][0]["cost_usd"] == by_model["total"]["cost_usd"] == Decimal("0.018")
+    assert chosen["total"] == {name: value for name, value in by_model["data"][0].items() if name != "model"}
+    assert lines[0] == "model,requests,tokens_in,tokens_out,cost_usd"
+    assert lines[1].split(",")[0::4] == ["dear", "0.018"]
+    assert [call["model"] for call in calls] == ["echo", "dear", "dear"]
+    assert sum(call["cost_usd"] for call in calls) == Decimal("0.018")
+    assert len(table) == 4
+    assert later == ["tenant,requests,tokens_in,tokens_out,cost_usd", "idle,0,0,0,0.0", "team,0,0,0,0.0"]
+
+
+def test_usage_ends_quietly_when_nobody_reads_on(tmp_path: Path) -> None:
+    """``usage | head`` closes the pipe: no traceback."""
+    env = environment(tmp_path, file=TEAM + "".join(f"[tenants.t{number}]\n" for number in range(50)))
+    command = f"{shlex.quote(sys.executable)} -m asgi_llm_gateway tenants list | true"
+    done = subprocess.run(
+        ["sh", "-c", command], env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_database_is_migrated_before_anything_runs(typed: Typed, tmp_path: Path) -> None:
+    """``migrate`` makes the tables, says where, and may be run again."""
+    env = environment(tmp_path)
+    for _ in range(2):
+        code, out, err = typed("migrate", env=env)
+        assert (code, err) == (0, "")
+        assert out.startswith(f"sqlite: {tmp_path}/data/gateway.db is at revision ")
+    assert typed("tenants", "create", "acme", env=env)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["tenants"], ["tenants", "create"], ["tenants", "update"], ["keys", "create"], ["keys", "rotate"],
+                ["usage"], ["migrate"], ["keys", "list"], ["keys", "revoke"], ["tenants", "delete"], ["tenants", "show"]],
+)  # fmt: skip
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """``--help`` works, and money is said to be US dollars wherever it is taken."""
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "usd" not in told or "US dollars" in told
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # aiosqlite's thread may outlive us

@@ -376,11 +376,9 @@ async def test_a_strangers_event_stream_is_watched() -> None:
     for at, event in enumerate(events):
         await send({"type": "http.response.body", "body": event, "more_body": True})
         assert sent.messages[-1]["body"] == event, at
-    assert exchange.usage is None
+        assert exchange.ended == (at > 0), "the last news end it"
     await send({"type": "http.response.body", "body": b""})
     assert exchange.usage == Usage(3, 4)
-    assert exchange.reader is not None
-    assert exchange.reader.complete
 
 
 @pytest.mark.parametrize("status", [400, 404, 500])
@@ -402,17 +400,19 @@ async def test_usage_is_watched_once() -> None:
     assert exchange.watch(watched) is watched
 
 
-async def test_the_watcher_is_silent_where_somebody_knows_better() -> None:
-    """``exact``: ProxyApp sets the usage itself, and ends the exchange itself."""
+@pytest.mark.parametrize("itself", [True, False])
+async def test_the_watcher_is_silent_where_somebody_knows_better(itself: bool) -> None:
+    """``exact``: a handler sets the usage itself; ``ends_itself``: ProxyApp sees to the end, too."""
     exchange, sent = exchange_for(), Sent()
     send = exchange.watch(sent.send)
     exchange.exact = True
+    exchange.ends_itself = itself
     exchange.usage = Usage(1, 1)
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b'{"usage":{"prompt_tokens":3,"completion_tokens":4}}'})
     assert exchange.usage == Usage(1, 1)
     assert exchange.reader is None
-    assert not exchange.ended
+    assert exchange.ended != itself
 
 
 async def test_work_at_the_end_is_done_innermost_first_and_once() -> None:

@@ -62,20 +62,27 @@ class StreamDecoder(Protocol):
 
     Attributes:
         usage: The counts reported so far.
-        events: Events with content seen so far.
         ending: The stream's last news has been fed: the money can be settled.
         complete: The stream came to its own end.
         failed: The stream itself told of an error.
     """
 
     usage: Usage | None
-    events: int
     ending: bool
     complete: bool
     failed: bool
 
     def feed(self, data: bytes) -> bytes:
         """The next bytes. Raises UpstreamError for what is no event stream."""
+        ...
+
+    @property
+    def events(self) -> int:
+        """Events with data seen so far."""
+        ...
+
+    def tokens(self, model: str | None = None) -> int:
+        """About so many tokens were streamed so far: for a stream that broke off before it told."""
         ...
 
     def finish(self) -> bytes:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from .. import __version__
+from .._sample import StreamSample, streamed_tokens
 from .._sse import EventSplitter, EventTooLong, data_of, split
 from ..errors import GatewayError, Header, UpstreamError
 from ..records import Usage
@@ -138,7 +139,6 @@ def _says_nothing_new(whole: bytes) -> bool:
 
 
 # An event that says more than text: usage that is not null, an error, or the end.
-_KEPT = 8192  # bytes of each of the last pieces, in which the reason of the end is looked for
 _DATA_LINE = re.compile(rb"(?:^|[\r\n])data:")
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 _NEWS = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[^\sn]|\[DONE\]')
@@ -147,17 +147,16 @@ _NEWS = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[^\sn]|\[DONE\]')
 class OpenAIStream:
     """One event stream: relayed byte for byte, but for the usage event that only the gateway asked for."""
 
-    __slots__ = ("_drop", "_last", "_name", "_splitter", "complete", "ending", "events", "failed", "usage")
+    __slots__ = ("_drop", "_name", "_splitter", "complete", "ending", "failed", "sample", "usage")
 
     def __init__(self, name: str, *, drop_usage: bool) -> None:
         self.usage: Usage | None = None
-        self.events = 0
+        self.sample = StreamSample()
         self.ending = False
         self.complete = False
         self.failed = False
         self._name = name
         self._drop = drop_usage
-        self._last = (b"", b"", b"")
         self._splitter = EventSplitter()
 
     def feed(self, data: bytes) -> bytes:
@@ -174,9 +173,7 @@ class OpenAIStream:
         else:
             plain = whole.find(b"[DONE]") < 0 and _says_nothing_new(whole)
             count = len(_DATA_LINE.findall(whole))
-        if count:  # comments may trail after the last word
-            self.events += count
-            self._last = (self._last[1], self._last[2], whole if len(whole) <= _KEPT else whole[-_KEPT:])
+        self.sample.add(whole, count)
         if plain:
             return whole
         return b"".join([event for event in split(whole) if self._keep(event)])
@@ -206,12 +203,21 @@ class OpenAIStream:
         self.ending = True
         return not self._drop
 
+    @property
+    def events(self) -> int:
+        """See StreamDecoder."""
+        return self.sample.events
+
+    def tokens(self, model: str | None = None) -> int:
+        """See StreamDecoder."""
+        return streamed_tokens(self.sample, model)
+
     def finish(self) -> bytes:
         """See StreamDecoder. A stream may end without ``[DONE]`` only where the answer said why it ended."""
         rest = self._splitter.rest
         if rest.strip() == b"data: [DONE]":  # without its blank line, which clients need
             self.ending = self.complete = True
             return rest.strip() + b"\n\n"
-        if not rest and (self.failed or any(_FINISHED.search(piece) is not None for piece in self._last)):
+        if not rest and (self.failed or _FINISHED.search(self.sample.tail) is not None):
             self.complete = True
         return b""

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any, ClassVar, Literal
 
 from .._asgi import ASGIApp, Receive, Scope, Send, send_error
+from .._serving import serve
 from ..errors import GatewayError, MisorderedStack, NotFound, SettingsError, Unavailable
 from ..exchange import KEY, MAX_BODY, ClientGone, Exchange
 from ..wire import PASS, Route, Table
@@ -77,8 +78,8 @@ class LLMMiddleware:
 
     def forward(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass the call on."""
-        if exchange.amended and self._seals:
-            scope = exchange.sealed(scope)
+        if self._seals:  # an app that is not ours: what it calls in there finds the exchange
+            return serve(self.app, exchange, exchange.sealed(scope) if exchange.amended else scope, receive, send)
         return self.app(scope, receive, send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

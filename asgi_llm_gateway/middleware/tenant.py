@@ -156,8 +156,9 @@ class _Directory:
         if len(self._known) >= _KNOWN_LIMIT:
             self._known.clear()
         until = now + self._remember
-        if identity.key.expires is not None:
-            until = min(until, identity.key.expires)
+        for end in (identity.key.revoked, identity.key.expires):  # a rotated key's end may lie ahead
+            if end is not None:
+                until = min(until, end)
         self._known[digest] = (identity, until)
         return identity
 
@@ -208,7 +209,7 @@ class _Directory:
 
 def _ended(identity: Identity, now: float) -> bool:
     key = identity.key
-    return key is None or key.revoked is not None or (key.expires is not None and key.expires <= now)
+    return key is None or any(end is not None and end <= now for end in (key.revoked, key.expires))
 
 
 def _unavailable(error: StoreError) -> Unavailable:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from threading import get_ident
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from .._asgi import Receive, Scope, Send, send_body, send_error
 from .._closing import close_all, on_close
 from .._hangup import Patience
+from .._perloop import PerLoop
 from ..errors import BadRequest, GatewayError, Header, LoopDetected, MethodNotAllowed, NotFound
 from ..exchange import KEY, MAX_BODY, ClientGone, Exchange
 from ..wire import Route, Table
@@ -31,7 +30,6 @@ MAX_HOPS = 4
 class _Here(NamedTuple):
     """What an app has open in one event loop."""
 
-    loop: asyncio.AbstractEventLoop
     client: Client
     patience: Patience
 
@@ -64,8 +62,7 @@ class ProxyApp:
         self._max_body = max_body
         self._streaming = streaming
         self._table = Table()
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = WeakKeyDictionary()
-        self._threads: dict[int, _Here] = {}  # the same, found without the system call of get_running_loop()
+        self._loops: PerLoop[_Here] = PerLoop()
         self._mark = b"%016x" % random.getrandbits(64)
         self._first_hop: tuple[Header, ...] = ((HOP, self._mark),)
 
@@ -131,10 +128,10 @@ class ProxyApp:
             )
         router = self._router or self._open_router()
         target, adapter = router.resolve(request.model)[0]
-        exchange.exact = True
+        exchange.exact = exchange.ends_itself = True
         sent = adapter.request(request, target.model)
         call = await exchange.begin_call(target, request)
-        here = self._here()
+        here = self._loops.get() or self._here()
         flight = here.client.open(sent, hops)
         here.patience.watch(flight, exchange.truth(receive), lambda: flight.abort(ClientGone()))
         attempt = Attempt(exchange, call, request, adapter, flight, send)
@@ -171,16 +168,9 @@ class ProxyApp:
         return self._streaming
 
     def _here(self) -> _Here:
-        """What belongs to the running event loop."""
-        here = self._threads.get(get_ident())
-        if here is None or not here.loop.is_running():  # a thread runs one loop at a time
-            loop = asyncio.get_running_loop()
-            known = self._loops.get(loop)
-            if known is None:
-                known = self._loops[loop] = _Here(loop, self._open_client(), Patience(loop))
-                on_close(self.aclose)
-            here = self._threads[get_ident()] = known
-        return here
+        """What belongs to the running event loop, opened."""
+        on_close(self.aclose)
+        return self._loops.put(_Here(self._open_client(), Patience(asyncio.get_running_loop())))
 
     def _open_client(self) -> Client:
         from ..settings import current
@@ -203,8 +193,7 @@ class ProxyApp:
 
     async def aclose(self) -> None:
         """Close the upstream connections of this event loop; a later call opens new ones."""
-        self._threads.pop(get_ident(), None)
-        here = self._loops.pop(asyncio.get_running_loop(), None)
+        here = self._loops.pop()
         if here is not None:
             await here.client.close()
 

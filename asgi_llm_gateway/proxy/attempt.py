@@ -11,7 +11,7 @@ from ..errors import GatewayError, Header, UpstreamError
 from ..exchange import Call, Exchange
 from ..records import Usage
 from ..tokens import estimate
-from ..usage import usage_at_end
+from ..usage import usage_at_end, with_cost
 from ..wire import LLMRequest
 from .push import Push
 from .transfer import Flight, TransferError
@@ -86,6 +86,7 @@ class Attempt:
         """A JSON answer."""
         answer = self._adapter.response(self._request, body)
         self._end(answer.usage)
+        self._exchange.answering = 200
         await self._exchange.end()
         await self._exchange.answer(self._send, 200, answer.body, headers)
 
@@ -136,9 +137,12 @@ class Attempt:
 
     async def _pass_on(self, decoder: StreamDecoder, out: bytes) -> None:
         """Send a piece; before the stream's last news, the money is settled."""
-        if decoder.ending and not self._exchange.ended:
+        exchange = self._exchange
+        if decoder.ending and not exchange.ended:
             self._end(decoder.usage)
-            await self._exchange.end()
+            await exchange.end()
+            if exchange.cost is not None and self._request.wants_usage:
+                out = with_cost(out, exchange.cost)
         if out:
             await self._send({"type": "http.response.body", "body": out, "more_body": True})
 
@@ -173,7 +177,9 @@ class Attempt:
         if self._call.ended:
             return
         if usage is None:
-            usage = estimate(self._request, self._decoder.events if self._decoder is not None else 0)
+            usage = estimate(
+                self._request, self._decoder.tokens(self._request.model) if self._decoder is not None else 0
+            )
         self._call.end(usage)
         self._exchange.usage = usage
 

@@ -1,14 +1,31 @@
 """What a store must be able to do. One behavioural suite runs over every backend.
 
-All verbs raise StoreError where the backend cannot be reached; the caller then decided nothing.
+All verbs raise StoreError where the backend cannot be reached or does not answer in time; the caller then knows nothing,
+and repeats the verb or undoes it by the hold's id: every verb of the ledger may be repeated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from ..records import ApiKey, Balance, CallRecord, Hold, Identity, Tenant
+from ..records import (
+    About,
+    Adjustment,
+    Amount,
+    ApiKey,
+    Balance,
+    CallRecord,
+    Hold,
+    Identity,
+    Limit,
+    Refusal,
+    Stats,
+    Tenant,
+)
+
+KEEP_LAPSED = 7 * 86400.0
+"""Seconds for which a lapsed hold is kept for a settle that comes late."""
 
 
 @runtime_checkable
@@ -16,7 +33,11 @@ class TenantStore(Protocol):
     """Tenants and their keys. A secret never reaches it: keys come and are found by the SHA-256 of it."""
 
     async def identify(self, digest: str) -> Identity | None:
-        """The key with that digest and its tenant, also where revoked, expired or disabled; ``None`` if there is none."""
+        """The tenant's key with that digest and its tenant, also where revoked, expired or disabled; ``None`` for none."""
+        ...
+
+    async def admin_key(self, digest: str) -> ApiKey | None:
+        """The admin key with that digest, also where revoked or expired; ``None`` for none."""
         ...
 
     async def tenant(self, tenant_id: str) -> Tenant | None:
@@ -35,16 +56,23 @@ class TenantStore(Protocol):
         """Keep a tenant, in the place of one with the same id."""
         ...
 
+    async def drop_tenant(self, tenant_id: str, now: float) -> bool:
+        """Forget a tenant and revoke its keys, in one step; its records stay. False where there is none."""
+        ...
+
     async def add_key(self, key: ApiKey) -> None:
         """Keep a new key. A key whose digest is kept already is left as it is."""
         ...
 
     async def keys(self, tenant_id: str) -> Sequence[ApiKey]:
-        """A tenant's keys, oldest first, revoked ones too."""
+        """A tenant's keys, oldest first, revoked ones too; the admin keys for the empty id."""
         ...
 
     async def revoke_key(self, key_id: str, now: float) -> bool:
-        """End a key; False where there is none of that id. Revoking twice keeps the first time."""
+        """End a key at ``now`` (which may lie ahead); False where there is none of that id.
+
+        Revoking again keeps the earlier time.
+        """
         ...
 
     async def close(self) -> None:
@@ -54,49 +82,126 @@ class TenantStore(Protocol):
 
 @runtime_checkable
 class Ledger(Protocol):
-    """Money in nano-USD. Each verb is one atomic step at the store; ``now`` is Unix seconds, given by the caller."""
+    """Money in nano-USD, and tokens. Each verb is one atomic step at the store; ``now`` is Unix seconds, the caller's."""
 
     async def hold(
-        self, tenant: str, *, hold_id: str, least: int, wanted: int, limit: int | None, now: float, ttl: float
-    ) -> Hold | None:
-        """Set aside ``wanted``, or what is left of ``limit`` if that is at least ``least``; ``None`` if it is not.
+        self,
+        tenant: str,
+        *,
+        hold_id: str,
+        limits: tuple[Limit, ...],
+        least: Amount,
+        wanted: Amount,
+        now: float,
+        ttl: float,
+        about: About = About(),  # noqa: B008 - a constant
+    ) -> Hold | Refusal:
+        """Set aside ``wanted`` on all accounts of ``limits``, or on none.
 
-        Idempotent by ``hold_id``, which the caller makes (``new_hold_id``): whoever lost the answer can release it.
+        Where that does not fit, each measure is lowered to what does, but not below ``least``: then nothing is held, and
+        the Refusal says which limit. Idempotent by ``hold_id``, which the caller makes (``new_hold_id``).
         """
         ...
 
-    async def raise_hold(self, hold: Hold, amount: int, *, limit: int | None) -> Hold | None:
-        """Raise a hold to ``amount``; ``None``, and the hold as it was, where that would pass ``limit``."""
+    async def raise_hold(self, hold: Hold, amount: Amount, *, limits: tuple[Limit, ...]) -> Hold | Refusal:
+        """Raise a hold to ``amount`` (never lower it); a Refusal, and the hold as it was, where that would pass a limit."""
         ...
 
-    async def renew(self, hold: Hold, *, now: float, ttl: float) -> Hold:
-        """Let a hold live on until ``now + ttl``."""
+    async def renew(self, hold: Hold, *, now: float, ttl: float) -> bool:
+        """Let a hold live on until ``now + ttl``; False where it has ended or lapsed."""
         ...
 
-    async def settle(self, hold: Hold, cost: int, record: CallRecord | None = None) -> bool:
-        """End a hold and book ``cost`` and the record, in one step. Idempotent: False where the hold had ended."""
+    async def settle(self, hold: Hold, record: CallRecord) -> bool:
+        """End a hold, book the record's cost and tokens on its accounts and keep the record, in one step.
+
+        Idempotent: False where the hold had been settled or released. A hold that had lapsed is charged the truth in the
+        place of the whole. What the cost passes the hold by is noted in an ``overdraft`` row.
+        """
         ...
 
     async def release(self, hold: Hold) -> bool:
-        """End a hold and book nothing: no call went out. Idempotent: False where the hold had ended."""
+        """End a hold and book nothing: no call went out. Idempotent: False where the hold had ended.
+
+        Only the id and the tenant of ``hold`` matter: a caller that never learnt the outcome of ``hold`` gives those.
+        """
         ...
 
-    async def sweep(self, now: float) -> int:
-        """End the holds that lapsed before ``now``, charged whole (their process died); how many there were."""
+    async def sweep(self, now: float, *, charge: bool = True) -> int:
+        """End the holds that lapsed before ``now``, in as many steps as that takes; how many there were.
+
+        A ledger may also do so by itself, when a call comes. They are charged whole and recorded as ``lapsed``; with
+        ``charge=False`` they are released, and a late settle is charged on top of what was let in meanwhile.
+        """
         ...
 
-    async def balance(self, tenant: str) -> Balance:
-        """What a tenant spent and has on hold."""
+    async def balance(self, tenant: str, account: str = "", window: int = 0) -> Balance:
+        """Where an account stands in a window."""
         ...
+
+    async def adjust(self, adjustment: Adjustment) -> bool:
+        """Book an operator's credit or debit on the tenant's account; False where one with that id was booked before."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what the store holds open. What was acknowledged is kept."""
+        ...
+
+
+class Page(NamedTuple):
+    """Records, newest first, and where the next page begins; ``None`` at the end."""
+
+    records: Sequence[CallRecord]
+    next: str | None
 
 
 class CallLog(Protocol):
     """The records of calls."""
 
-    async def records(self, tenant: str, *, limit: int = 100) -> Sequence[CallRecord]:
-        """A tenant's records, newest first."""
+    async def records(
+        self,
+        tenant: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        model: str | None = None,
+    ) -> Page:
+        """A tenant's records, newest first, begun in [since, until). Raises ValueError for what is no cursor of ours."""
+        ...
+
+    async def stats(self, *, tenant: str | None = None, since: float | None = None) -> Stats:
+        """Sums over the records of a tenant, or of all; of calls begun at or after ``since``, where given."""
+        ...
+
+    async def adjustments(self, tenant: str, *, limit: int = 100) -> Sequence[Adjustment]:
+        """A tenant's adjustments and overdrafts, newest first."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what the log holds open."""
         ...
 
 
-class Store(TenantStore, Ledger, CallLog, Protocol):
-    """All of it: what the settings name."""
+class Archive(Protocol):
+    """Where a ledger that may lose its data (Redis) has its records for good, and from where it starts again."""
+
+    async def archive(self, calls: Sequence[tuple[Hold, CallRecord]]) -> None:
+        """Book calls that were settled elsewhere; each once, however often it comes (see Book.archive)."""
+        ...
+
+    async def balance(self, tenant: str, account: str = "", window: int = 0) -> Balance:
+        """See Ledger: what has been archived."""
+        ...
+
+    async def adjust(self, adjustment: Adjustment) -> bool:
+        """See Ledger."""
+        ...
+
+
+class Books(Ledger, CallLog, Protocol):
+    """The ledger and its records, which are booked in one step."""
+
+
+class Store(TenantStore, Books, Protocol):
+    """All of it."""

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import add
 
-from ..records import ApiKey, Balance, CallRecord, Hold, Identity, Tenant
+from ..records import (
+    About,
+    Adjustment,
+    Amount,
+    ApiKey,
+    Balance,
+    CallRecord,
+    Hold,
+    Identity,
+    Limit,
+    Refusal,
+    Stats,
+    Tenant,
+)
+from .base import KEEP_LAPSED, Page
+from .book import Book, Entry
 
 
 class MemoryTenants:
@@ -21,8 +36,13 @@ class MemoryTenants:
     async def identify(self, digest: str) -> Identity | None:
         """See TenantStore."""
         key = self._keys.get(digest)
-        tenant = self._tenants.get(key.tenant) if key is not None else None
+        tenant = self._tenants.get(key.tenant) if key is not None and key.kind == "tenant" else None
         return Identity(tenant, key) if tenant is not None else None
+
+    async def admin_key(self, digest: str) -> ApiKey | None:
+        """See TenantStore."""
+        key = self._keys.get(digest)
+        return key if key is not None and key.kind == "admin" else None
 
     async def tenant(self, tenant_id: str) -> Tenant | None:
         """See TenantStore."""
@@ -40,6 +60,14 @@ class MemoryTenants:
         """See TenantStore."""
         self._tenants[tenant.id] = tenant
 
+    async def drop_tenant(self, tenant_id: str, now: float) -> bool:
+        """See TenantStore."""
+        if self._tenants.pop(tenant_id, None) is None:
+            return False
+        for key in await self.keys(tenant_id):
+            await self.revoke_key(key.id, now)
+        return True
+
     async def add_key(self, key: ApiKey) -> None:
         """See TenantStore."""
         self._keys.setdefault(key.digest, key)
@@ -52,7 +80,7 @@ class MemoryTenants:
         """See TenantStore."""
         for digest, key in self._keys.items():
             if key.id == key_id:
-                if key.revoked is None:
+                if key.revoked is None or now < key.revoked:
                     self._keys[digest] = replace(key, revoked=now)
                 return True
         return False
@@ -70,94 +98,158 @@ class MemoryLedger:
 
     def __init__(self, *, records: int = 10_000) -> None:
         self._lock = threading.Lock()  # never held across an await
-        self._spent: dict[str, int] = {}
-        self._held: dict[str, int] = {}
-        self._holds: dict[str, Hold] = {}
-        self._records: deque[CallRecord] = deque(maxlen=records)
+        self._book = Book()
+        self._most = records
+        self._records: OrderedDict[str, CallRecord] = OrderedDict()  # by hold, in the order of their settling
+        self._notes: dict[str, Adjustment] = {}
+        self._sums: dict[str, Stats] = {}
+
+    def _keep(self) -> None:
+        """What the verb left to be kept."""
+        book = self._book
+        if book.records:
+            self._records.update(book.records)
+            while len(self._records) > self._most:
+                self._records.popitem(last=False)
+            for tenant, added in book.sums.items():
+                before = self._sums.get(tenant)
+                self._sums[tenant] = added if before is None else Stats(*map(add, before, added))
+        if book.notes:
+            self._notes.update((note.id, note) for note in book.notes)
+        book.clear_changes()
 
     async def hold(
-        self, tenant: str, *, hold_id: str, least: int, wanted: int, limit: int | None, now: float, ttl: float
-    ) -> Hold | None:
+        self,
+        tenant: str,
+        *,
+        hold_id: str,
+        limits: tuple[Limit, ...],
+        least: Amount,
+        wanted: Amount,
+        now: float,
+        ttl: float,
+        about: About = About(),  # noqa: B008 - a constant
+    ) -> Hold | Refusal:
         """See Ledger."""
         with self._lock:
-            if hold_id in self._holds:
-                return self._holds[hold_id]
-            held = self._held.get(tenant, 0)
-            if limit is not None:
-                room = limit - self._spent.get(tenant, 0) - held
-                if room < least:
-                    return None
-                wanted = min(wanted, room)
-            hold = Hold(hold_id, tenant, wanted, now + ttl)
-            self._holds[hold.id] = hold
-            self._held[tenant] = held + wanted
-            return hold
+            book = self._book
+            held = book.hold(tenant, hold_id, limits, least, wanted, now + ttl, about)
+            book.touched.clear()
+            book.changed.clear()
+            return held
 
-    async def raise_hold(self, hold: Hold, amount: int, *, limit: int | None) -> Hold | None:
+    async def raise_hold(self, hold: Hold, amount: Amount, *, limits: tuple[Limit, ...]) -> Hold | Refusal:
         """See Ledger."""
         with self._lock:
-            current = self._holds.get(hold.id)
-            if current is None:
-                return None
-            if amount <= current.amount:
-                return current
-            held = self._held[hold.tenant] + amount - current.amount
-            if limit is not None and self._spent.get(hold.tenant, 0) + held > limit:
-                return None
-            raised = current._replace(amount=amount)
-            self._holds[hold.id] = raised
-            self._held[hold.tenant] = held
+            raised = self._book.raise_hold(hold, amount, limits)
+            self._book.clear_changes()
             return raised
 
-    async def renew(self, hold: Hold, *, now: float, ttl: float) -> Hold:
+    async def renew(self, hold: Hold, *, now: float, ttl: float) -> bool:
         """See Ledger."""
         with self._lock:
-            current = self._holds.get(hold.id)
-            if current is None:
-                return hold
-            renewed = self._holds[hold.id] = current._replace(expires=now + ttl)
+            renewed = self._book.renew(hold, now + ttl)
+            self._book.clear_changes()
             return renewed
 
-    async def settle(self, hold: Hold, cost: int, record: CallRecord | None = None) -> bool:
+    async def settle(self, hold: Hold, record: CallRecord) -> bool:
         """See Ledger."""
         with self._lock:
-            if not self._end(hold):
-                return False
-            self._spent[hold.tenant] = self._spent.get(hold.tenant, 0) + cost
-            if record is not None:
-                self._records.append(record)
-            return True
+            settled = self._book.settle(hold, record)
+            self._keep()
+            return settled
 
     async def release(self, hold: Hold) -> bool:
         """See Ledger."""
         with self._lock:
-            return self._end(hold)
+            released = self._book.release(hold)
+            self._book.clear_changes()
+            return released
 
-    def _end(self, hold: Hold) -> bool:
-        current = self._holds.pop(hold.id, None)
-        if current is None:
-            return False
-        self._held[hold.tenant] -= current.amount
-        return True
-
-    async def sweep(self, now: float) -> int:
+    async def sweep(self, now: float, *, charge: bool = True) -> int:
         """See Ledger."""
         with self._lock:
-            lapsed = [hold for hold in self._holds.values() if hold.expires <= now]
-            for hold in lapsed:
-                self._end(hold)
-                self._spent[hold.tenant] = self._spent.get(hold.tenant, 0) + hold.amount
-            return len(lapsed)
+            ended = [kept for kept in self._book.holds.values() if kept.hold.expires <= now]
+            for kept in ended:
+                if not kept.lapsed:
+                    self._book.lapse(kept.hold.id, charge=charge)
+                elif kept.hold.expires <= now - KEEP_LAPSED:
+                    self._book.forget(kept.hold.id)
+            self._keep()
+            return sum(not kept.lapsed for kept in ended)
 
-    async def balance(self, tenant: str) -> Balance:
+    async def balance(self, tenant: str, account: str = "", window: int = 0) -> Balance:
         """See Ledger."""
         with self._lock:
-            return Balance(self._spent.get(tenant, 0), self._held.get(tenant, 0))
+            return self._book.entries.get((tenant, account, window), _EMPTY).balance()
 
-    async def records(self, tenant: str, *, limit: int = 100) -> Sequence[CallRecord]:
+    async def adjust(self, adjustment: Adjustment) -> bool:
+        """See Ledger."""
+        with self._lock:
+            if adjustment.id in self._notes:
+                return False
+            self._book.adjust(adjustment)
+            self._keep()
+            return True
+
+    async def adjustments(self, tenant: str, *, limit: int = 100) -> Sequence[Adjustment]:
+        """See Ledger."""
+        with self._lock:
+            return [note for note in reversed(self._notes.values()) if note.tenant == tenant][:limit]
+
+    async def records(
+        self,
+        tenant: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        model: str | None = None,
+    ) -> Page:
+        """See CallLog. The cursor is the place in the order, counted from the oldest."""
+        with self._lock:
+            rows = [record for record in self._records.values() if record.tenant == tenant]
+        end = len(rows)
+        if cursor is not None:
+            if not cursor.isdecimal() or len(cursor) > 12:
+                raise ValueError("no cursor of this list")
+            end = min(int(cursor), end)
+        found: list[CallRecord] = []
+        while end > 0 and len(found) < limit:
+            end -= 1
+            record = rows[end]
+            if (
+                (since is None or record.started >= since)
+                and (until is None or record.started < until)
+                and (model is None or record.model == model)
+            ):
+                found.append(record)
+        return Page(found, str(end) if end else None)
+
+    async def stats(self, *, tenant: str | None = None, since: float | None = None) -> Stats:
         """See CallLog."""
         with self._lock:
-            return list(itertools.islice((one for one in reversed(self._records) if one.tenant == tenant), limit))
+            if since is None:
+                rows = [self._sums.get(tenant, Stats())] if tenant is not None else list(self._sums.values())
+                return Stats(*(sum(column) for column in zip(*rows, strict=True))) if rows else Stats()
+            found = [
+                record
+                for record in self._records.values()
+                if (tenant is None or record.tenant == tenant) and record.started >= since
+            ]
+        return Stats(
+            len(found),
+            sum(record.usage.prompt for record in found),
+            sum(record.usage.completion for record in found),
+            sum(record.cost for record in found),
+        )
+
+    async def close(self) -> None:
+        """See Ledger."""
+
+
+_EMPTY = Entry()
 
 
 class MemoryStore(MemoryTenants, MemoryLedger):
@@ -166,3 +258,6 @@ class MemoryStore(MemoryTenants, MemoryLedger):
     def __init__(self) -> None:
         MemoryTenants.__init__(self)
         MemoryLedger.__init__(self)
+
+    async def close(self) -> None:
+        """See TenantStore."""

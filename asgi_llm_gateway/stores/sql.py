@@ -6,45 +6,17 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 try:
     import sqlalchemy as sa
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-    from sqlalchemy.schema import CreateIndex, CreateTable
+    from sqlalchemy.ext.asyncio import AsyncConnection
 except ImportError as error:  # pragma: no cover - tried in a bare environment by the packaging test
     raise ModuleNotFoundError("a SQL store needs: pip install 'asgi-llm-gateway[sql]'", name=error.name) from None
 
 from ..errors import StoreError
 from ..records import ApiKey, Identity, Tenant
-
-_meta = sa.MetaData()
-
-TENANTS = sa.Table(
-    "tenants",
-    _meta,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("name", sa.String(256), nullable=False, default=""),
-    sa.Column("budget", sa.BigInteger, nullable=True),
-    sa.Column("enabled", sa.Boolean, nullable=False, default=True),
-    sa.Column("allowed_models", sa.Text, nullable=True),
-    sa.Column("metadata", sa.Text, nullable=False, default="{}"),
-    sa.Column("created", sa.Float, nullable=False),
-)
-
-KEYS = sa.Table(
-    "api_keys",
-    _meta,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("tenant", sa.String(64), sa.ForeignKey("tenants.id"), nullable=False, index=True),
-    sa.Column("digest", sa.String(64), nullable=False, unique=True),
-    sa.Column("name", sa.String(256), nullable=False, default=""),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("expires", sa.Float, nullable=True),
-    sa.Column("revoked", sa.Float, nullable=True),
-    sa.Column("also_tenants", sa.Text, nullable=False, default="[]"),
-    sa.Column("allowed_models", sa.Text, nullable=True),
-)
+from ._database import engine
+from .tables import KEYS, TENANTS
 
 
 def _models(text: str | None) -> tuple[str, ...] | None:
@@ -60,6 +32,13 @@ def _tenant(row: Any) -> Tenant:
         allowed_models=_models(row.allowed_models),
         metadata=json.loads(row.metadata),
         created=row.created,
+        budget_tokens=row.budget_tokens,
+        period=row.period,
+        soft_limit=row.soft_limit,
+        max_output_tokens=row.max_output_tokens,
+        rate_requests=row.rate_requests,
+        rate_tokens=row.rate_tokens,
+        concurrency=row.concurrency,
     )
 
 
@@ -74,6 +53,9 @@ def _key(row: Any) -> ApiKey:
         revoked=row.revoked,
         also_tenants=tuple(json.loads(row.also_tenants)),
         allowed_models=_models(row.allowed_models),
+        budget=row.budget,
+        account=row.account or "",
+        kind=row.kind,
     )
 
 
@@ -87,6 +69,13 @@ def _tenant_row(tenant: Tenant) -> dict[str, Any]:
         "allowed_models": None if models is None else json.dumps(models),
         "metadata": json.dumps(dict(tenant.metadata)),
         "created": tenant.created,
+        "budget_tokens": tenant.budget_tokens,
+        "period": tenant.period,
+        "soft_limit": tenant.soft_limit,
+        "max_output_tokens": tenant.max_output_tokens,
+        "rate_requests": tenant.rate_requests,
+        "rate_tokens": tenant.rate_tokens,
+        "concurrency": tenant.concurrency,
     }
 
 
@@ -102,57 +91,36 @@ def _key_row(key: ApiKey) -> dict[str, Any]:
         "revoked": key.revoked,
         "also_tenants": json.dumps(key.also_tenants),
         "allowed_models": None if models is None else json.dumps(models),
+        "budget": key.budget,
+        "account": key.account or None,
+        "kind": key.kind,
     }
 
 
-def _postgresql(url: str) -> AsyncEngine:
-    """An engine whose URL the driver reads itself: it knows libpq's parameters (sslmode, application_name, ...)."""
-    import asyncpg  # type: ignore[import-untyped]
-
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    timeout = float(query.pop("connect_timeout", 0)) or 60.0  # seconds; asyncpg knows it by another name
-    dsn = parts._replace(scheme="postgresql", query=urlencode(query)).geturl()
-    return create_async_engine(
-        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn, timeout=timeout), pool_pre_ping=True
-    )
+def _key_of_kind(kind: str, digest: str) -> sa.Select[Any]:
+    return sa.select(KEYS).where(KEYS.c.digest == digest, KEYS.c.kind == kind)
 
 
-_TABLES_LOCK = 0x6177_6C67
-"""A number of our own for PostgreSQL's advisory locks."""
-
-
-async def _make_tables(connection: AsyncConnection) -> None:
-    """Make the tables that are missing. Workers that start together do not trip over each other."""
-    if connection.dialect.name == "postgresql":
-        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
-        await connection.run_sync(_meta.create_all)
-        return
-    for table in _meta.sorted_tables:
-        await connection.execute(CreateTable(table, if_not_exists=True))
-        for index in table.indexes:
-            await connection.execute(CreateIndex(index, if_not_exists=True))
+def _revoke(now: float) -> sa.Update:
+    """An end at ``now``, which keeps an earlier one."""
+    ended = sa.case((KEYS.c.revoked < now, KEYS.c.revoked), else_=sa.literal(now, sa.Float))
+    return sa.update(KEYS).values(revoked=ended)
 
 
 class SQLTenants:
-    """Tenants and keys in a database.
+    """Tenants and keys in a database whose tables are there (see ``migrate``).
 
     Args:
         url: A SQLAlchemy URL with an async driver: ``sqlite+aiosqlite:///...`` or ``postgresql+asyncpg://...``.
     """
 
     def __init__(self, url: str) -> None:
-        self._engine: AsyncEngine = _postgresql(url) if url.startswith("postgresql") else create_async_engine(url)
-        self._ready = False
+        self._engine = engine(url)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         """A connection in a transaction; whatever the driver raises becomes a StoreError without the URL in it."""
         try:
-            if not self._ready:
-                async with self._engine.begin() as connection:
-                    await _make_tables(connection)
-                self._ready = True  # only now, when they are committed, may others rely on them
             async with self._engine.begin() as connection:
                 yield connection
         except (sa.exc.SQLAlchemyError, OSError) as error:
@@ -161,11 +129,17 @@ class SQLTenants:
     async def identify(self, digest: str) -> Identity | None:
         """See TenantStore."""
         async with self._connection() as connection:
-            row = (await connection.execute(sa.select(KEYS).where(KEYS.c.digest == digest))).first()
+            row = (await connection.execute(_key_of_kind("tenant", digest))).first()
             if row is None:
                 return None
             owner = (await connection.execute(sa.select(TENANTS).where(TENANTS.c.id == row.tenant))).first()
             return None if owner is None else Identity(_tenant(owner), _key(row))
+
+    async def admin_key(self, digest: str) -> ApiKey | None:
+        """See TenantStore."""
+        async with self._connection() as connection:
+            row = (await connection.execute(_key_of_kind("admin", digest))).first()
+            return None if row is None else _key(row)
 
     async def tenant(self, tenant_id: str) -> Tenant | None:
         """See TenantStore."""
@@ -176,7 +150,8 @@ class SQLTenants:
     async def tenants(self) -> Sequence[Tenant]:
         """See TenantStore."""
         async with self._connection() as connection:
-            return [_tenant(row) for row in await connection.execute(sa.select(TENANTS).order_by(TENANTS.c.id))]
+            found = [_tenant(row) for row in await connection.execute(sa.select(TENANTS))]
+        return sorted(found, key=lambda tenant: tenant.id)  # here: a database orders by its locale
 
     async def add_tenant(self, tenant: Tenant) -> bool:
         """See TenantStore."""
@@ -191,6 +166,14 @@ class SQLTenants:
             if not (await connection.execute(self._insert(TENANTS, row))).rowcount:
                 await connection.execute(sa.update(TENANTS).where(TENANTS.c.id == tenant.id).values(row))
 
+    async def drop_tenant(self, tenant_id: str, now: float) -> bool:
+        """See TenantStore."""
+        async with self._connection() as connection:
+            done = await connection.execute(sa.delete(TENANTS).where(TENANTS.c.id == tenant_id))
+            if done.rowcount:
+                await connection.execute(_revoke(now).where(KEYS.c.tenant == tenant_id))
+            return bool(done.rowcount)
+
     async def add_key(self, key: ApiKey) -> None:
         """See TenantStore."""
         async with self._connection() as connection:
@@ -204,9 +187,8 @@ class SQLTenants:
 
     async def revoke_key(self, key_id: str, now: float) -> bool:
         """See TenantStore."""
-        ended = sa.func.coalesce(KEYS.c.revoked, now)
         async with self._connection() as connection:
-            done = await connection.execute(sa.update(KEYS).where(KEYS.c.id == key_id).values(revoked=ended))
+            done = await connection.execute(_revoke(now).where(KEYS.c.id == key_id))
             return bool(done.rowcount)
 
     def _insert(self, table: sa.Table, row: dict[str, Any]) -> Any:

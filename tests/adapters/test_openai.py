@@ -89,7 +89,7 @@ def test_no_repr_holds_the_key() -> None:
 def test_an_answer_is_passed_on_byte_for_byte_with_its_usage() -> None:
     """Read, not rewritten."""
     body = b'{ "choices" : [], "usage": {"prompt_tokens": 3, "completion_tokens": 5, "cost": 0.01} }'
-    assert ADAPTER.response(request(), body) == (body, Usage(3, 5))
+    assert ADAPTER.response(request(), body) == (body, Usage(3, 5, provider_cost=10_000_000))
     assert ADAPTER.response(request(), b'{"choices": []}') == (b'{"choices": []}', None)
     assert ADAPTER.response(request(), b'{"choices": [], "error": null}').usage is None
 

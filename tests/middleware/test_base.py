@@ -322,8 +322,8 @@ async def test_the_same_layer_twice_does_its_work_once() -> None:
     assert answer.headers["x-ratelimit-remaining-requests"] == "9"
     assert [name for name, _ in answer.messages[0]["headers"]].count(b"x-request-id") == 1
     assert len(traces.recent()) == 1
-    assert len(await ledger.records("a")) == 1
-    assert await ledger.balance("a") == ((30_000 + 60_000), 0)
+    assert len((await ledger.records("a")).records) == 1
+    assert (await ledger.balance("a"))[:2] == ((30_000 + 60_000), 0)
 
 
 async def test_a_layer_of_other_settings_is_another_layer() -> None:
@@ -417,7 +417,7 @@ def test_one_instance_serves_two_event_loops_in_threads() -> None:
     assert statuses == [200] * 200
 
     async def balances() -> list[tuple[int, int]]:
-        return [tuple(await ledger.balance(name)) for name in ("a", "b")]  # type: ignore[misc]
+        return [(await ledger.balance(name))[:2] for name in ("a", "b")]
 
     assert asyncio.run(balances()) == [(100 * 1_500_000, 0)] * 2
     assert sorted(str(record.tenant) for record in traces.recent(1000)) == ["a"] * 100 + ["b"] * 100

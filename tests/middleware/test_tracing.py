@@ -110,7 +110,7 @@ async def test_a_record_tells_who_what_and_how_long() -> None:
     assert record.first_byte is not None
     assert 0 <= record.first_byte <= record.duration
     assert record.started > 1e9
-    (booked,) = await ledger.records("team")
+    (booked,) = (await ledger.records("team")).records
     assert (booked.request_id, booked.trace_id, booked.cost) == (record.request_id, record.trace_id, record.cost)
 
 

@@ -20,6 +20,7 @@ from asgi_llm_gateway.keys import new_key
 from asgi_llm_gateway.records import ApiKey, Tenant
 from asgi_llm_gateway.stores.base import TenantStore
 from asgi_llm_gateway.stores.memory import MemoryStore
+from asgi_llm_gateway.stores.migrate import ensure, upgrade
 from asgi_llm_gateway.stores.shared import close_shared, shared_tenants, store_url
 from asgi_llm_gateway.stores.sql import SQLTenants
 
@@ -30,7 +31,22 @@ Open = Callable[[], Any]
 GOODBYE = 0.2
 """Seconds in which aiosqlite's thread of an opening that failed tells the event loop that it ended."""
 
-FULL = Tenant("team", "Team \N{GREEK SMALL LETTER ALPHA} 'x'", 2**62, True, ("gpt-4o", "echo"), {"a": [1, None]}, 12.5)
+FULL = Tenant(
+    "team",
+    "Team \N{GREEK SMALL LETTER ALPHA} 'x'",
+    2**62,
+    True,
+    ("gpt-4o", "echo"),
+    {"a": [1, None]},
+    12.5,
+    budget_tokens=2**61,
+    period="12h",
+    soft_limit=2**60,
+    max_output_tokens=1,
+    rate_requests=2,
+    rate_tokens=2**40,
+    concurrency=3,
+)
 
 
 def key_for(tenant: str = "team", secret: str = "gw-a-secret-of-the-team", **more: Any) -> ApiKey:
@@ -39,7 +55,7 @@ def key_for(tenant: str = "team", secret: str = "gw-a-secret-of-the-team", **mor
 
 
 def sql_store(url: str) -> SQLTenants:
-    """A store for a URL as users write it."""
+    """A store for a URL as users write it; its tables must be there."""
     return SQLTenants(store_url(settings.Settings.load({"DATABASE_URL": url})))
 
 
@@ -55,6 +71,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
 
         return opened
     url = f"sqlite:///{tmp_path}/gateway.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    upgrade(url)
 
     @asynccontextmanager
     async def opened_sql() -> Any:
@@ -79,7 +96,10 @@ async def test_a_fresh_store_is_empty(open_store: Open) -> None:
         assert list(await store.tenants()) == []
         assert await store.tenant("default") is None
         assert list(await store.keys("default")) == []
+        assert list(await store.keys("")) == []
         assert await store.identify("0" * 64) is None
+        assert await store.admin_key("0" * 64) is None
+        assert await store.drop_tenant("default", 1.0) is False
         assert await store.revoke_key("key_none", 1.0) is False
 
 
@@ -126,7 +146,7 @@ async def test_no_models_and_all_models_differ(open_store: Open) -> None:
 
 async def test_a_key_is_found_by_its_digest(open_store: Open) -> None:
     """With its tenant, and all its fields; by nothing else."""
-    key = key_for(name="laptop", expires=99.5, also_tenants=("other",), allowed_models=("echo",))
+    key = key_for(name="laptop", expires=99.5, also_tenants=("other",), allowed_models=("echo",), budget=2**62)
     async with open_store() as store:
         await store.add_tenant(FULL)
         await store.add_key(key)
@@ -174,15 +194,52 @@ async def test_keys_are_listed_by_age(open_store: Open) -> None:
         assert list(await store.keys("team")) == [keys[0], replace(keys[1], revoked=7.0), keys[2]]
 
 
-async def test_revoking_twice_keeps_the_first_time(open_store: Open) -> None:
-    """Both say that there is such a key."""
+async def test_revoking_again_keeps_the_earlier_time(open_store: Open) -> None:
+    """Both say that there is such a key; an end that was set ahead may be drawn nearer."""
     key = key_for()
     async with open_store() as store:
         await store.add_tenant(FULL)
         await store.add_key(key)
-        assert await store.revoke_key(key.id, 5.0) is True
-        assert await store.revoke_key(key.id, 9.0) is True
-        assert (await store.identify(key.digest)).key.revoked == 5.0
+        for at, ends in ((9.0, 9.0), (5.0, 5.0), (7.5, 5.0)):
+            assert await store.revoke_key(key.id, at) is True
+            assert (await store.identify(key.digest)).key.revoked == ends
+
+
+async def test_a_dropped_tenant_leaves_no_key_that_works(open_store: Open) -> None:
+    """Its keys are revoked in the same step, those that were revoked earlier keep that time; another's are as they were."""
+    keys = [key_for(secret=f"gw-secret-number-{number}", created=float(number)) for number in range(2)]
+    other = key_for("other", "gw-secret-of-another")
+    async with open_store() as store:
+        await store.add_tenant(FULL)
+        await store.add_tenant(Tenant("other"))
+        for key in (*keys, other):
+            await store.add_key(key)
+        await store.revoke_key(keys[0].id, 3.0)
+        assert await store.drop_tenant("team", 7.0) is True
+        assert await store.drop_tenant("team", 8.0) is False
+        assert await store.tenant("team") is None
+        assert await store.identify(keys[1].digest) is None
+        assert [key.revoked for key in await store.keys("team")] == [3.0, 7.0]
+        assert list(await store.keys("other")) == [other]
+        # Who makes the tenant anew does not wake its old keys.
+        assert await store.add_tenant(FULL) is True
+        assert (await store.identify(keys[1].digest)).key.revoked == 7.0
+
+
+async def test_an_admin_key_opens_the_admin_api_only(open_store: Open) -> None:
+    """It is found as an admin's and never as a tenant's, a tenant's never as an admin's; it is listed under no tenant."""
+    key, admin = key_for(), key_for("", "gw-an-admins-secret", kind="admin", name="ops", expires=99.0)
+    async with open_store() as store:
+        await store.add_tenant(FULL)
+        await store.add_key(key)
+        await store.add_key(admin)
+        assert await store.admin_key(admin.digest) == admin
+        assert await store.admin_key(key.digest) is None
+        assert await store.identify(admin.digest) is None
+        assert list(await store.keys("")) == [admin]
+        assert list(await store.keys("team")) == [key]
+        await store.revoke_key(admin.id, 5.0)
+        assert await store.admin_key(admin.digest) == replace(admin, revoked=5.0)
 
 
 async def test_what_one_opening_writes_another_reads(open_store: Open) -> None:
@@ -232,21 +289,17 @@ async def test_a_store_that_was_closed_opens_again(open_store: Open) -> None:
 # -- databases ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_fresh_database_may_be_opened_by_many_at_once(database_url: str) -> None:
-    """The workers of a first start all find no tables; each makes sure of them, and none fails."""
-    stores = [sql_store(database_url) for _ in range(8)]
-    try:
-        assert await asyncio.gather(*(store.tenants() for store in stores)) == [[]] * 8
-        assert await stores[0].add_tenant(FULL)
-        assert await stores[7].tenant("team") == FULL
-    finally:
-        for store in stores:
-            await store.close()
+@pytest.fixture
+def ready_url(database_url: str) -> str:
+    """A fresh database of each kind. PostgreSQL's tables an operator makes; SQLite's come by themselves."""
+    if not database_url.startswith("sqlite"):
+        upgrade(database_url)
+    return database_url
 
 
-def test_a_fresh_database_may_be_opened_by_many_processes_at_once(database_url: str, tmp_path: Path) -> None:
+def test_a_fresh_database_may_be_opened_by_many_processes_at_once(ready_url: str, tmp_path: Path) -> None:
     """The same by real processes, each making a tenant of its own."""
-    env = environment(tmp_path, DATABASE_URL=database_url)
+    env = environment(tmp_path, DATABASE_URL=ready_url)
     command = [sys.executable, "-m", "asgi_llm_gateway", "tenants", "create"]
     started = [
         subprocess.Popen([*command, f"t{number}"], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -258,9 +311,9 @@ def test_a_fresh_database_may_be_opened_by_many_processes_at_once(database_url: 
     assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["t0", "t1", "t2", "t3", "team"]
 
 
-async def test_the_settings_name_the_store(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_settings_name_the_store(ready_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``DATABASE_URL`` as a user writes it is what every middleware of the process shares, opened once."""
-    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("DATABASE_URL", ready_url)
     settings.forget()
     first, *others = await asyncio.gather(*(shared_tenants() for _ in range(5)))
     assert all(other is first for other in others)
@@ -272,10 +325,10 @@ async def test_the_settings_name_the_store(database_url: str, monkeypatch: pytes
 
 
 async def test_the_files_tenants_are_planted_at_every_start(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ready_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What the file says replaces what is there, as often as it starts, and keeps its keys."""
-    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("DATABASE_URL", ready_url)
     monkeypatch.setenv("GATEWAY_CONFIG", str(tmp_path / "gateway.toml"))
     for budget in (5, 7):
         text = f'[tenants.team]\nbudget_usd = {budget}\nkeys = ["gw-key-of-the-file"]\n'
@@ -304,6 +357,8 @@ async def test_the_files_tenants_are_planted_at_every_start(
 )
 async def test_a_postgresql_url_works_as_it_is_written(postgres_url: str, spelling: Callable[[str], str]) -> None:
     """As hosting companies hand it out: with libpq's own parameters, by whatever scheme."""
+    upgrade(spelling(postgres_url))
+    ensure(spelling(postgres_url))
     store = sql_store(spelling(postgres_url))
     try:
         assert await store.add_tenant(FULL)
@@ -312,7 +367,9 @@ async def test_a_postgresql_url_works_as_it_is_written(postgres_url: str, spelli
         await store.close()
 
 
-@pytest.mark.parametrize("act", ["tenants", "tenant", "identify", "add_tenant", "add_key", "revoke_key"])
+@pytest.mark.parametrize(
+    "act", ["tenants", "tenant", "identify", "admin_key", "add_tenant", "drop_tenant", "add_key", "revoke_key"]
+)
 async def test_a_database_that_is_away_is_a_store_error(act: str) -> None:
     """Nobody listens: every verb raises StoreError, and the password is not in it."""
     store = sql_store(f"postgresql://gateway:hidden-word@127.0.0.1:{free_port()}/gateway")
@@ -320,7 +377,9 @@ async def test_a_database_that_is_away_is_a_store_error(act: str) -> None:
         "tenants": store.tenants,
         "tenant": lambda: store.tenant("team"),
         "identify": lambda: store.identify("0" * 64),
+        "admin_key": lambda: store.admin_key("0" * 64),
         "add_tenant": lambda: store.add_tenant(FULL),
+        "drop_tenant": lambda: store.drop_tenant("team", 1.0),
         "add_key": lambda: store.add_key(key_for()),
         "revoke_key": lambda: store.revoke_key("key_x", 1.0),
     }
@@ -362,6 +421,7 @@ async def test_a_database_that_comes_back_is_used_again(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         await store.tenants()
     (tmp_path / "later").mkdir()
+    ensure(f"sqlite:///{tmp_path}/later/gateway.db")
     assert await store.add_tenant(FULL)
     await store.close()
     await asyncio.sleep(GOODBYE)

@@ -1,0 +1,163 @@
+"""The records of calls, read from SQL: SQLite (aiosqlite) or PostgreSQL (asyncpg). Ledgers write them."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+try:
+    import sqlalchemy as sa
+except ImportError as error:  # pragma: no cover - tried in a bare environment by the packaging test
+    raise ModuleNotFoundError("a SQL store needs: pip install 'asgi-llm-gateway[sql]'", name=error.name) from None
+
+from ..errors import StoreError
+from ..records import Adjustment, CallRecord, Stats, Usage
+from ._database import engine
+from .base import Page
+from .tables import ADJUSTMENTS, RECORDS, SUMS
+
+_PLACE = struct.Struct(">dq")
+"""A place in the order of a tenant's records: ``started`` and ``seq``, exactly."""
+
+
+def cursor_of(started: float, seq: int) -> str:
+    """The cursor of the page that begins behind a record."""
+    return base64.urlsafe_b64encode(_PLACE.pack(started, seq)).rstrip(b"=").decode()
+
+
+def place_of(cursor: str) -> tuple[float, int]:
+    """The record that a cursor was made of. Raises ValueError for what is no cursor of ours."""
+    try:
+        data = base64.b64decode(cursor.encode("ascii") + b"==", altchars=b"-_", validate=True)
+        started, seq = _PLACE.unpack(data)
+    except (ValueError, struct.error):
+        raise ValueError("no cursor of this list") from None
+    if not math.isfinite(started) or seq < 1 or cursor_of(started, seq) != cursor:
+        raise ValueError("no cursor of this list")
+    return started, seq
+
+
+def _record(row: Any) -> CallRecord:
+    return CallRecord(
+        hold=row.hold,
+        tenant=row.tenant,
+        request_id=row.request_id,
+        trace_id=row.trace_id,
+        key=row.key_id,
+        model=row.model,
+        provider=row.provider,
+        usage=Usage(
+            prompt=row.prompt_tokens,
+            completion=row.completion_tokens,
+            cached=row.cached_tokens,
+            cache_write=row.cache_write_tokens,
+            reasoning=row.reasoning_tokens,
+            estimated=row.estimated,
+            provider_cost=row.provider_cost,
+        ),
+        cost=row.cost,
+        status=row.status,
+        started=row.started,
+        ended=row.ended,
+        aborted=row.aborted,
+        overdraft=row.overdraft,
+        lapsed=row.lapsed,
+        local=row.local,
+    )
+
+
+def _adjustment(row: Any) -> Adjustment:
+    return Adjustment(
+        id=row.id,
+        tenant=row.tenant,
+        kind=row.kind,
+        amount=row.amount,
+        reason=row.reason,
+        window=row.period_start,
+        created=row.created,
+        by=row.created_by,
+    )
+
+
+class SQLCallLog:
+    """Call records and adjustments in a database whose tables are there (see ``migrate``).
+
+    Args:
+        url: A SQLAlchemy URL with an async driver: ``sqlite+aiosqlite:///...`` or ``postgresql+asyncpg://...``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = engine(url)
+
+    async def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
+        """All rows; whatever the driver raises becomes a StoreError without the URL in it."""
+        try:
+            async with self._engine.connect() as connection:
+                rows: Sequence[Any] = (await connection.execute(query)).all()
+                return rows
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            raise StoreError(f"the database did not answer: {type(error).__name__}") from error
+
+    async def records(
+        self,
+        tenant: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        model: str | None = None,
+    ) -> Page:
+        """See CallLog. The order is by ``started``, and by booking where that is equal."""
+        limit = max(1, limit)
+        rows = await self._rows(records_query(tenant, limit + 1, cursor, since, until, model))
+        more = len(rows) > limit
+        rows = rows[:limit]
+        return Page([_record(row) for row in rows], cursor_of(rows[-1].started, rows[-1].seq) if more else None)
+
+    async def stats(self, *, tenant: str | None = None, since: float | None = None) -> Stats:
+        """See CallLog. Without ``since`` it reads one row a tenant, however many records there are."""
+        if since is None:
+            columns = [sa.func.sum(SUMS.c[name]) for name in Stats._fields]
+            query = sa.select(*columns)
+            if tenant is not None:
+                query = query.where(SUMS.c.tenant == tenant)
+        else:
+            sums = (sa.func.sum(RECORDS.c[name]) for name in ("prompt_tokens", "completion_tokens", "cost"))
+            query = sa.select(sa.func.count(), *sums).where(RECORDS.c.started >= since)
+            if tenant is not None:
+                query = query.where(RECORDS.c.tenant == tenant)
+        rows = await self._rows(query)
+        return Stats(*(int(value or 0) for value in rows[0]))  # PostgreSQL sums a bigint to a numeric
+
+    async def adjustments(self, tenant: str, *, limit: int = 100) -> Sequence[Adjustment]:
+        """See CallLog."""
+        query = sa.select(ADJUSTMENTS).where(ADJUSTMENTS.c.tenant == tenant)
+        query = query.order_by(ADJUSTMENTS.c.created.desc(), ADJUSTMENTS.c.id.desc()).limit(max(1, limit))
+        return [_adjustment(row) for row in await self._rows(query)]
+
+    async def close(self) -> None:
+        """Give back what it holds open."""
+        await self._engine.dispose()
+
+
+def records_query(
+    tenant: str, limit: int, cursor: str | None, since: float | None, until: float | None, model: str | None
+) -> sa.Select[Any]:
+    """A page as one walk along the index of tenant, started, seq. Raises ValueError for a wrong cursor."""
+    query = sa.select(RECORDS).where(RECORDS.c.tenant == tenant)
+    place = None if cursor is None else place_of(cursor)
+    # One upper end, the nearer: of two a database might walk from the farther, past all the pages that were read before.
+    if place is not None and (until is None or place[0] < until):
+        here = sa.tuple_(sa.literal(place[0], sa.Float), sa.literal(place[1], sa.BigInteger))
+        query = query.where(sa.tuple_(RECORDS.c.started, RECORDS.c.seq) < here)
+    elif until is not None:
+        query = query.where(RECORDS.c.started < until)
+    if since is not None:
+        query = query.where(RECORDS.c.started >= since)
+    if model is not None:
+        query = query.where(RECORDS.c.model == model)
+    return query.order_by(RECORDS.c.started.desc(), RECORDS.c.seq.desc()).limit(limit)
