@@ -28,7 +28,7 @@ from .records import (
     usd_number,
 )
 from .stores.keeper import Keeper
-from .tokens import answers, estimate, exact_bound, more_than_text, prompt_bound, surcharge
+from .tokens import answers, estimate, exact_bound, more_than_text, plain_bound, prompt_bound, surcharge
 from .wire import LLMRequest
 
 log = logging.getLogger("asgi_llm_gateway")
@@ -93,9 +93,14 @@ class Account:
         least = wanted = _NOTHING
         if request is not None:  # of a path of the user's own nothing is known before its handler calls an upstream
             price = self._price0 = self._price(request.model, None)
-            bound = self._bound = await self._bound_of(request, request.model, price, own=True)
-            percent = self._percent = surcharge(request)
-            self._answers = times = answers(request)
+            plain = plain_bound(request) if terms.bound == "bytes" and price.context is None else None
+            if plain is not None:
+                bound = self._bound = plain
+                percent, times = 100, 1
+            else:
+                bound = self._bound = await self._bound_of(request, request.model, price, own=True)
+                percent = self._percent = surcharge(request)
+                times = self._answers = answers(request)
             if request.max_tokens is None and request.route.dialect != "embeddings":
                 chosen = min(terms.wanted_output, identity.tenant.max_output_tokens or terms.wanted_output)
                 smallest = min(terms.least_output, chosen) * times
@@ -104,20 +109,8 @@ class Account:
             else:
                 output = (request.max_tokens or 0) * times
                 least = wanted = self._most = self._at_most(bound, output, price, percent)
-        hold = await self._take(least, wanted)
-        self._keeper.add(hold)
-        self._hold = hold
-        soft = identity.tenant.soft_limit
-        if soft is not None and hold.spent >= soft:
-            exchange.headers.append((b"x-llm-budget-warning", b"soft limit of %s USD is spent" % usd(soft).encode()))
-        if chosen and request is not None:
-            most = output_for(hold.money * 100 // self._percent, bound, price, chosen * times) // times
-            exchange.amend(**{_limit_field(request): max(1, min(most, (hold.tokens - bound) // times, chosen))})
-            self._request = exchange.request
-
-    async def _take(self, least: Amount, wanted: Amount) -> Hold:
-        exchange, keeper = self._exchange, self._keeper
-        (tenant, key), trace, request = exchange.identity, exchange.record, self._request
+        keeper = self._keeper
+        (tenant, key), trace = identity, exchange.record
         hold_id = new_hold_id()
         about = _new(
             About,
@@ -141,8 +134,16 @@ class Account:
             await finish(self._give_back(Hold(hold_id, tenant.id, 0, 0, self._started)))
             raise
         if isinstance(hold, Refusal):
-            raise refused(hold, least, exchange.identity, self._terms.status)
-        return hold
+            raise refused(hold, least, identity, terms.status)
+        keeper.add(hold)
+        self._hold = hold
+        soft = identity.tenant.soft_limit
+        if soft is not None and hold.spent >= soft:
+            exchange.headers.append((b"x-llm-budget-warning", b"soft limit of %s USD is spent" % usd(soft).encode()))
+        if chosen and request is not None:
+            most = output_for(hold.money * 100 // self._percent, bound, price, chosen * times) // times
+            exchange.amend(**{_limit_field(request): max(1, min(most, (hold.tokens - bound) // times, chosen))})
+            self._request = exchange.request
 
     async def _give_back(self, hold: Hold) -> None:
         try:

@@ -62,6 +62,29 @@ def prompt_bound(request: LLMRequest, context: int | None = None, model: str | N
     return min(bound, context + context // 16)
 
 
+_SPECIAL = frozenset(
+    {
+        "tools",
+        "functions",
+        "service_tier",
+        "speed",
+        "cache_control",
+        "system",
+        "web_search_options",
+        "plugins",
+        "n",
+        "best_of",
+    }
+)
+
+
+def plain_bound(request: LLMRequest) -> int | None:
+    """``prompt_bound`` of one answer to plain messages at the plain price, as most requests are; ``None`` for any other."""
+    if request.route.dialect == "chat" and _SPECIAL.isdisjoint(request.data) and not more_than_text(request):
+        return len(request.body) + FIXED_TOKENS
+    return None
+
+
 def answers(request: LLMRequest) -> int:
     """How many answers are paid for: so many for each prompt, of which the completions dialect takes a list."""
     each = max(request.choices, int(request.data.get("best_of") or 1))
@@ -366,5 +389,5 @@ def _json(value: Any, counter: Counter) -> int:
 
 __all__ = [
     "BYTES_PER_TOKEN", "FILE_TOKENS", "FIXED_TOKENS", "TOOL_TOKENS", "TYPED_TOOL_TOKENS", "UNSEEN_TOKENS", "answers",
-    "estimate", "exact_bound", "more_than_text", "prompt_bound", "surcharge", "text_tokens",
+    "estimate", "exact_bound", "more_than_text", "plain_bound", "prompt_bound", "surcharge", "text_tokens",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from .tokens import BYTES_PER_TOKEN
 MAX_COUNT = 2**40
 """A token count beyond this is no count."""
 
+_new = tuple.__new__  # what Usage(...) does, less a frame
 _MOST_USD = 1e6  # of one call
 
 WHOLE_PARSE = 1024 * 1024
@@ -68,8 +69,8 @@ def usage_from(usage: Any) -> Usage | None:
     details = usage.get("completion_tokens_details")
     if type(details) is dict and (told := details.get("reasoning_tokens")):
         reasoning = _count(told)
-    cost = usage.get("cost")
-    return Usage(prompt, completion, cached, cache_write, reasoning, False, None if cost is None else _nano(cost))
+    cost = _nano(usage["cost"]) if "cost" in usage else None
+    return _new(Usage, (prompt, completion, cached, cache_write, reasoning, False, cost))
 
 
 def _other_usage(usage: dict[str, Any]) -> Usage | None:

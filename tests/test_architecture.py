@@ -162,10 +162,10 @@ def test_the_exchange_knows_no_concern() -> None:
 def test_only_the_upstream_client_knows_the_http_client() -> None:
     """And its own helpers beside it."""
     knowing = {module for module in FILES if OUTSIDE[module] & {"httptools", "httpx", "httpx2", "h11", "aiohttp"}}
-    assert knowing <= {"proxy.upstream", "proxy.http1", "proxy.httpx_flight"}
+    assert knowing <= {"proxy.upstream", "proxy.clients", "proxy.http1", "proxy.httpx_flight"}
     for module in FILES:
         if module.split(".")[0] != "proxy":
-            assert not KNOWS[module] & {"proxy.upstream", "proxy.http1", "proxy.httpx_flight"}, module
+            assert not KNOWS[module] & {"proxy.upstream", "proxy.clients", "proxy.http1", "proxy.httpx_flight"}, module
 
 
 def test_only_the_gateway_knows_everybody() -> None:
@@ -182,7 +182,7 @@ def test_only_settings_reads_the_environment() -> None:
         reads = [
             node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
         ]
-        assert not reads or module in ("settings", "__main__", "proxy.upstream", "_vocabulary"), module
+        assert not reads or module in ("settings", "__main__", "proxy.clients", "_vocabulary"), module
 
 
 @pytest.mark.parametrize("module", FILES)

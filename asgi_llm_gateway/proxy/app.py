@@ -15,10 +15,10 @@ from ..errors import BadRequest, GatewayError, Header, LoopDetected, MethodNotAl
 from ..exchange import KEY, MAX_BODY, ClientGone, Exchange
 from ..wire import Route, Table
 from .attempt import Attempt
+from .clients import Client, open_client
 from .models import model_list, one_model
 from .routing import Router, router_of
 from .transfer import Timeouts
-from .upstream import Client, open_client
 
 log = logging.getLogger("asgi_llm_gateway")
 

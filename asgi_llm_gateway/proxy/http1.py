@@ -81,10 +81,8 @@ class Connection(asyncio.Protocol):
         now = self._loop.time()
         self.busy = True
         self.received = self.complete = False
-        self._stream = self._framed = self._informational = False
-        self._head_bytes = self._size = self.status = 0
-        self.headers = []
-        self._parts = []
+        self._head_bytes = self.status = 0
+        self.headers = []  # and what else the last call left is set anew with the head
         self._timeouts = timeouts
         self._total = now + timeouts.total
         self._waiter = waiter = self._loop.create_future()
@@ -150,6 +148,7 @@ class Connection(asyncio.Protocol):
             self._waiter = self._sink = None
             self.fail(TransferError("cut", "not to be used again"))
         self._parts.clear()
+        self._size = 0
         self._on_free(self)
 
     def fail(self, reason: Exception) -> None:
@@ -289,16 +288,15 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools."""
-        headers = self.headers
-        headers.append((name.lower(), value))
-        if len(headers) > MAX_HEADERS:  # trailers count, too
-            raise TransferError("protocol", "too many headers", received=True)
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """See httptools."""
         headers = self.headers
-        if self._head_bytes > MAX_HEADER_BYTES and sum(len(n) + len(v) + 4 for n, v in headers) > MAX_HEADER_BYTES:
-            raise TransferError("protocol", "too many header bytes", received=True)
+        if len(headers) > MAX_HEADERS or (
+            self._head_bytes > MAX_HEADER_BYTES and sum(len(n) + len(v) + 4 for n, v in headers) > MAX_HEADER_BYTES
+        ):
+            raise TransferError("protocol", "too many headers", received=True)
         self.status = status = self._parser.get_status_code()
         self._informational = 100 <= status < 200
         if self._informational:
@@ -324,5 +322,7 @@ class Connection(asyncio.Protocol):
         if self._informational:
             self._informational = False
             return
+        if len(self.headers) > MAX_HEADERS:  # trailers count, too
+            raise TransferError("protocol", "too many trailers", received=True)
         self._keep_alive = self._parser.should_keep_alive()
         self.complete = True

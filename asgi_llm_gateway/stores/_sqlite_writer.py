@@ -213,7 +213,7 @@ class Writer(Queue[Verb | Sweep]):
                 return [self.file.sweep(first.now, first.charge, whole=True)]
             return self.file.carry_out([job.work for job in batch])  # type: ignore[misc]
         except StoreError as error:
-            return [error]
+            return [error] * len(batch)
         except Exception as error:  # a mistake of ours must not end the thread
             log.exception("a batch failed")
             return [StoreError(type(error).__name__)] * len(batch)

@@ -6,6 +6,7 @@ transaction; the memory store keeps one Book for good. So every backend that can
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import NamedTuple
 
 from ..records import About, Adjustment, Amount, Balance, CallRecord, Hold, Limit, Refusal, Stats, Usage
@@ -67,17 +68,9 @@ class Book:
         self.holds: dict[str, Open] = {}
         self.touched: set[AccountKey] = set()
         self.changed: dict[str, Open | None] = {}
-        self.records: dict[str, CallRecord] = {}
+        self.records: MutableMapping[str, CallRecord] = {}
         self.notes: list[Adjustment] = []
         self.sums: dict[str, Stats] = {}
-
-    def clear_changes(self) -> None:
-        """Forget what has been written."""
-        self.touched.clear()
-        self.changed.clear()
-        self.records.clear()
-        self.notes.clear()
-        self.sums.clear()
 
     def _entry(self, key: AccountKey) -> Entry:
         """An account, to be looked at."""

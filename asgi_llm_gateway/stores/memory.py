@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import add
 
 from ..records import (
     About,
@@ -96,27 +95,25 @@ class MemoryLedger:
         records: How many call records are kept; the oldest are forgotten first.
     """
 
-    def __init__(self, *, records: int = 10_000) -> None:
+    def __init__(self, *, records: int = 2_000) -> None:
         self._lock = threading.Lock()  # never held across an await
         self._book = Book()
         self._most = records
-        self._records: OrderedDict[str, CallRecord] = OrderedDict()  # by hold, in the order of their settling
+        # What the book would have a store write it keeps itself, for good: records by hold, in the order of their settling.
+        self._records = self._book.records = OrderedDict()
+        self._sums = self._book.sums
         self._notes: dict[str, Adjustment] = {}
-        self._sums: dict[str, Stats] = {}
 
     def _keep(self) -> None:
-        """What the verb left to be kept."""
+        """After a verb that booked something."""
         book = self._book
-        if book.records:
-            self._records.update(book.records)
-            while len(self._records) > self._most:
-                self._records.popitem(last=False)
-            for tenant, added in book.sums.items():
-                before = self._sums.get(tenant)
-                self._sums[tenant] = added if before is None else Stats(*map(add, before, added))
+        while len(self._records) > self._most:
+            self._records.popitem(last=False)
         if book.notes:
             self._notes.update((note.id, note) for note in book.notes)
-        book.clear_changes()
+            book.notes.clear()
+        book.touched.clear()
+        book.changed.clear()
 
     async def hold(
         self,
@@ -132,25 +129,18 @@ class MemoryLedger:
     ) -> Hold | Refusal:
         """See Ledger."""
         with self._lock:
-            book = self._book
-            held = book.hold(tenant, hold_id, limits, least, wanted, now + ttl, about)
-            book.touched.clear()
-            book.changed.clear()
-            return held
+            # Nothing is to be written: what changed is forgotten when the call is settled.
+            return self._book.hold(tenant, hold_id, limits, least, wanted, now + ttl, about)
 
     async def raise_hold(self, hold: Hold, amount: Amount, *, limits: tuple[Limit, ...]) -> Hold | Refusal:
         """See Ledger."""
         with self._lock:
-            raised = self._book.raise_hold(hold, amount, limits)
-            self._book.clear_changes()
-            return raised
+            return self._book.raise_hold(hold, amount, limits)
 
     async def renew(self, hold: Hold, *, now: float, ttl: float) -> bool:
         """See Ledger."""
         with self._lock:
-            renewed = self._book.renew(hold, now + ttl)
-            self._book.clear_changes()
-            return renewed
+            return self._book.renew(hold, now + ttl)
 
     async def settle(self, hold: Hold, record: CallRecord) -> bool:
         """See Ledger."""
@@ -163,7 +153,7 @@ class MemoryLedger:
         """See Ledger."""
         with self._lock:
             released = self._book.release(hold)
-            self._book.clear_changes()
+            self._keep()
             return released
 
     async def sweep(self, now: float, *, charge: bool = True) -> int:

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from asgi_llm_gateway.adapters.base import Endpoint, UpstreamRequest
 from asgi_llm_gateway.errors import Header
 from asgi_llm_gateway.proxy import upstream as package
+from asgi_llm_gateway.proxy.clients import Client, HTTPXClient, open_client, proxied
 from asgi_llm_gateway.proxy.http1 import MAX_HEADER_BYTES, MAX_HEADERS, Connection
 from asgi_llm_gateway.proxy.transfer import BUFFER_LIMIT, Flight, Timeouts, TransferError
-from asgi_llm_gateway.proxy.upstream import Client, HTTPXClient, UpstreamClient, open_client, prepare, proxied
+from asgi_llm_gateway.proxy.upstream import UpstreamClient, prepare
 
 from ..upstream import (
     ANSWER,
