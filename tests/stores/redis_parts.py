@@ -44,7 +44,7 @@ class BookArchive:
     def _keep(self) -> None:
         self.records.update(self._book.records)
         self.notes.update((note.id, note) for note in self._book.notes)
-        self._book.clear_changes()
+        self._book.notes.clear()
 
     def _check(self) -> None:
         if self.down:
