@@ -27,6 +27,7 @@ MISSING = {
     "from asgi_llm_gateway import create_app": "asgi-llm-gateway[server]",
     "import asgi_llm_gateway.admin.app": "asgi-llm-gateway[server]",
     "import asgi_llm_gateway.stores.sql": "asgi-llm-gateway[sql]",
+    "import asgi_llm_gateway.stores.redis": "asgi-llm-gateway[redis]",
 }
 
 # One call through the four middlewares, in a process that has nothing of the tests.
@@ -66,12 +67,15 @@ async def main():
     said = b"".join(message.get("body", b"") for message in sent)
     assert sent[0]["status"] == 200, said
     assert said.endswith(b"data: [DONE]\\n\\n"), said
-    assert (await store.balance("team")) == (0, 0)
+    assert (await store.balance("team"))[:2] == (0, 0)
 
-    from asgi_llm_gateway.stores.shared import shared_tenants
+    from asgi_llm_gateway.stores.shared import shared_ledger, shared_log, shared_tenants
     shared = await shared_tenants()
     assert await shared.add_tenant(gateway.Tenant("team"))
     assert [tenant.id for tenant in await shared.tenants()] == ["team"]
+    assert (await (await shared_ledger()).balance("team"))[:2] == (0, 0)
+    assert (await (await shared_log()).stats()).requests == 0
+    assert gateway.PriceTable().find("gpt-4o") is not None
     async with gateway.lifespan():
         gateway.create_app()
 

@@ -9,12 +9,15 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Protocol, TypeVar
 
-from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as Broken
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+try:
+    from redis.asyncio.cluster import RedisCluster
+    from redis.asyncio.connection import AbstractConnection, ConnectionPool
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import ConnectionError as Broken
+    from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+except ModuleNotFoundError as error:  # pragma: no cover - tried in a bare environment by the packaging test
+    raise ModuleNotFoundError("budgets in Redis need: pip install 'asgi-llm-gateway[redis]'", name=error.name) from None
 
 from ..errors import StoreError
 from .base import KEEP_LAPSED

@@ -26,3 +26,13 @@ def test_no_budget_is_passed_and_no_call_is_lost(backend: str) -> None:
     assert report.faults["worker killed"], text
     assert report.verdict.checked["P1 for every grant"] > 100, text
     assert report.verdict.checked["P3 sum of records = balance"], text
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("backend", NAMES)
+def test_it_holds_for_longer_with_faults_by_chance(backend: str) -> None:
+    """The same for half a minute, with another seed each time; a failure tells its seed."""
+    report = prove(backend, seconds=30.0, workers=4, seed=random.randrange(1, 2**31))
+    text = report.text()
+    print(text)
+    assert not report.verdict.violations, text
