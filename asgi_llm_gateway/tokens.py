@@ -47,7 +47,8 @@ def prompt_bound(request: LLMRequest, context: int | None = None, model: str | N
     """
     bound = len(request.body) + FIXED_TOKENS  # what is sent, not what came: a changed request may be longer
     data = request.data
-    if data.get("tools") or data.get("functions"):
+    # Where earlier tool calls stand without the tools, Anthropic is sent a tool that has no use.
+    if data.get("tools") or data.get("functions") or request.raw.find(b'"tool_calls"') >= 0:
         bound += _tools(data)
     if more_than_text(request):
         added, inline = _attachments(request, model or request.model)
@@ -80,9 +81,9 @@ _SPECIAL = frozenset(
 
 def plain_bound(request: LLMRequest) -> int | None:
     """``prompt_bound`` of one answer to plain messages at the plain price, as most requests are; ``None`` for any other."""
-    if request.route.dialect == "chat" and _SPECIAL.isdisjoint(request.data) and not more_than_text(request):
-        return len(request.body) + FIXED_TOKENS
-    return None
+    if request.route.dialect != "chat" or not _SPECIAL.isdisjoint(request.data) or more_than_text(request):
+        return None
+    return None if request.raw.find(b'"tool_calls"') >= 0 else len(request.body) + FIXED_TOKENS
 
 
 def answers(request: LLMRequest) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from asgi_llm_gateway.adapters.openai import OpenAIAdapter
 from asgi_llm_gateway.errors import StoreError
 from asgi_llm_gateway.proxy.routing import Router, router_of
 from asgi_llm_gateway.settings import FileConfig, Settings, SettingsError, nano_usd, read_file, secret
@@ -229,7 +228,7 @@ def routed(file: FileConfig | None = None, /, **env: str) -> Router:
 
 def urls(router: Router) -> dict[str, str]:
     """Providers and their base URLs."""
-    return {adapter.name: adapter.base_url for adapter in router.adapters if isinstance(adapter, OpenAIAdapter)}
+    return {adapter.name: url for adapter in router.adapters if (url := getattr(adapter, "base_url", None))}
 
 
 @pytest.mark.parametrize(
@@ -241,10 +240,10 @@ def urls(router: Router) -> dict[str, str]:
         ({"OPENAI_BASE_URL": "http://h/api/v3"}, "openai", "http://h/api/v3"),
         ({"OPENROUTER_API_KEY": "k"}, "openrouter", "https://openrouter.ai/api/v1"),
         ({"OPENROUTER_BASE_URL": "http://h/api/v1"}, "openrouter", "http://h/api/v1"),
-        ({"ANTHROPIC_API_KEY": "k"}, "anthropic", "https://api.anthropic.com/v1"),
-        ({"ANTHROPIC_BASE_URL": "http://h:1"}, "anthropic", "http://h:1/v1"),
-        ({"ANTHROPIC_BASE_URL": "http://h:1/"}, "anthropic", "http://h:1/v1"),
-        ({"ANTHROPIC_BASE_URL": "http://h:1/v1"}, "anthropic", "http://h:1/v1"),
+        ({"ANTHROPIC_API_KEY": "k"}, "anthropic", "https://api.anthropic.com"),
+        ({"ANTHROPIC_BASE_URL": "http://h:1"}, "anthropic", "http://h:1"),
+        ({"ANTHROPIC_BASE_URL": "http://h:1/"}, "anthropic", "http://h:1"),
+        ({"ANTHROPIC_BASE_URL": "http://h:1/v1"}, "anthropic", "http://h:1"),
         ({"LLAMACPP_URL": "http://127.0.0.1:8081"}, "llamacpp", "http://127.0.0.1:8081/v1"),
         ({"LLAMACPP_URL": "http://127.0.0.1:8081/"}, "llamacpp", "http://127.0.0.1:8081/v1"),
         ({"LLAMACPP_URL": "http://127.0.0.1:8081/v1"}, "llamacpp", "http://127.0.0.1:8081/v1"),

@@ -42,10 +42,11 @@ class Endpoint:
 
 
 class UpstreamRequest(NamedTuple):
-    """A request to send."""
+    """A request to send. ``dropped`` are fields of the client's that the provider has no word for; the client is told."""
 
     endpoint: Endpoint
     body: bytes
+    dropped: tuple[str, ...] = ()
 
 
 class Script(NamedTuple):
@@ -103,10 +104,12 @@ class Adapter(Protocol):
     Attributes:
         name: The provider's name, the part before the slash of ``provider/model``.
         models: The models that are known to be there.
+        translates: The provider's answers are not passed on as they are, so none goes on before it is complete.
     """
 
     name: str
     models: tuple[str, ...]
+    translates: bool
 
     def request(self, request: LLMRequest, model: str) -> UpstreamRequest | Script:
         """The request to send, for the provider's own ``model``. Raises Unsupported."""

@@ -49,7 +49,7 @@ OPENAI = Vendor(
 
 VENDORS: dict[str, Vendor] = {
     "openai": OPENAI,
-    "anthropic": Vendor(  # Anthropic's own OpenAI-compatible endpoint
+    "anthropic": Vendor(  # its own API, by the adapter of that name; its OpenAI-compatible one is type = "openai"
         "https://api.anthropic.com/v1",
         key_env="ANTHROPIC_API_KEY",
         url_env="ANTHROPIC_BASE_URL",

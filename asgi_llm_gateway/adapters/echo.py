@@ -39,6 +39,8 @@ class EchoAdapter:
         fault: The failure to play, where the request names none.
     """
 
+    translates = False
+
     def __init__(
         self, name: str = "echo", *, models: Sequence[str] = ("echo",), delay: float = 0.0, fault: str | None = None
     ) -> None:

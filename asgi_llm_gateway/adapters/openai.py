@@ -33,6 +33,8 @@ class OpenAIAdapter:
         models: Models that are known to be there.
     """
 
+    translates = False
+
     def __init__(
         self,
         name: str,

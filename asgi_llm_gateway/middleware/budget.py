@@ -76,6 +76,7 @@ class BudgetMiddleware(LLMMiddleware):
             govern=govern,
             max_body=max_body,
         )
+        self._watches = not getattr(type(app), "ends_exchange", False)
         self._ledger = ledger
         self._given: dict[str, Any] = {
             "prices": prices,
@@ -105,7 +106,7 @@ class BudgetMiddleware(LLMMiddleware):
         exchange.guard(account)
         exchange.at_end(account.settle)
         try:
-            await self.forward(exchange, scope, receive, exchange.watch(send))
+            await self.forward(exchange, scope, receive, exchange.watch(send) if self._watches else send)
         finally:
             if not account.closed:  # cut, cancelled or crashed: the tokens are paid for all the same
                 await finish(account.settle(cut=True))

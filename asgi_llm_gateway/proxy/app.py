@@ -11,6 +11,7 @@ from .._asgi import Receive, Scope, Send, send_body, send_error
 from .._closing import close_all, on_close
 from .._hangup import Patience
 from .._perloop import PerLoop
+from ..adapters.base import UpstreamRequest
 from ..errors import BadRequest, GatewayError, Header, LoopDetected, MethodNotAllowed, NotFound
 from ..exchange import KEY, MAX_BODY, ClientGone, Exchange
 from ..wire import Route, Table
@@ -46,6 +47,8 @@ class ProxyApp:
     """
 
     joins_exchange = True
+    ends_exchange = True
+    """Settles before the last of its answer itself: a layer round it need not watch for that."""
 
     def __init__(
         self,
@@ -130,6 +133,8 @@ class ProxyApp:
         target, adapter = router.resolve(request.model)[0]
         exchange.exact = exchange.ends_itself = True
         sent = adapter.request(request, target.model)
+        if type(sent) is UpstreamRequest and sent.dropped:
+            exchange.headers.append((b"x-llm-dropped-fields", ", ".join(sent.dropped).encode("ascii", "replace")))
         call = await exchange.begin_call(target, request)
         here = self._loops.get() or self._here()
         flight = here.client.open(sent, hops)

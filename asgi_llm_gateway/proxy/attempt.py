@@ -67,6 +67,10 @@ class Attempt:
             body = flight.take()
             if flight.done:
                 await self._whole(headers, body)
+            elif self._adapter.translates:
+                raise UpstreamError(
+                    f"The provider '{self._adapter.name}' sent an answer that is too long to translate."
+                )
             else:
                 await self._long(headers, body)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ..adapters.anthropic import AnthropicAdapter
 from ..adapters.base import Adapter
 from ..adapters.compatible import VENDORS
 from ..adapters.echo import EchoAdapter
@@ -158,7 +159,10 @@ def _adapter(name: str, config: ProviderConfig) -> Adapter:
         raise SettingsError(f"[providers.{name}]: base_url is needed")
     if not url.startswith(("http://", "https://")):
         raise SettingsError(f"[providers.{name}]: base_url must begin with http:// or https://")
+    key = secret(config.api_key)
     try:
-        return OpenAIAdapter(name, url, secret(config.api_key), vendor=vendor, models=models)
+        if kind == "anthropic":
+            return AnthropicAdapter(name, url, key, models=models or vendor.models)
+        return OpenAIAdapter(name, url, key, vendor=vendor, models=models)
     except ValueError as error:
         raise SettingsError(f"[providers.{name}]: {error}") from None

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..records import (
     About,
@@ -20,6 +21,7 @@ from ..records import (
     Refusal,
     Stats,
     Tenant,
+    Usage,
 )
 from .base import KEEP_LAPSED, Page
 from .book import Book, Entry
@@ -88,6 +90,21 @@ class MemoryTenants:
         """See TenantStore."""
 
 
+class _Records(OrderedDict[str, Any]):
+    """Records by hold, kept as plain tuples of plain values, which the garbage collector leaves alone (see TraceLog)."""
+
+    def __setitem__(self, hold: str, record: CallRecord) -> None:
+        super().__setitem__(hold, (*record[:_USAGE], *record.usage, *record[_USAGE + 1 :]))
+
+    def all(self) -> list[CallRecord]:
+        """All of them, in the order of their settling."""
+        after = _USAGE + len(Usage._fields)
+        return [CallRecord._make((*row[:_USAGE], Usage(*row[_USAGE:after]), *row[after:])) for row in self.values()]
+
+
+_USAGE = CallRecord._fields.index("usage")
+
+
 class MemoryLedger:
     """Money in dictionaries. Threads and event loops may share one; processes cannot.
 
@@ -100,7 +117,7 @@ class MemoryLedger:
         self._book = Book()
         self._most = records
         # What the book would have a store write it keeps itself, for good: records by hold, in the order of their settling.
-        self._records = self._book.records = OrderedDict()
+        self._records = self._book.records = _Records()
         self._sums = self._book.sums
         self._notes: dict[str, Adjustment] = {}
 
@@ -199,7 +216,7 @@ class MemoryLedger:
     ) -> Page:
         """See CallLog. The cursor is the place in the order, counted from the oldest."""
         with self._lock:
-            rows = [record for record in self._records.values() if record.tenant == tenant]
+            rows = [record for record in self._records.all() if record.tenant == tenant]
         end = len(rows)
         if cursor is not None:
             if not cursor.isdecimal() or len(cursor) > 12:
@@ -225,7 +242,7 @@ class MemoryLedger:
                 return Stats(*(sum(column) for column in zip(*rows, strict=True))) if rows else Stats()
             found = [
                 record
-                for record in self._records.values()
+                for record in self._records.all()
                 if (tenant is None or record.tenant == tenant) and record.started >= since
             ]
         return Stats(

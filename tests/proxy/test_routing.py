@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from asgi_llm_gateway.adapters.anthropic import AnthropicAdapter
 from asgi_llm_gateway.adapters.base import UpstreamRequest
 from asgi_llm_gateway.adapters.compatible import VENDORS
 from asgi_llm_gateway.adapters.echo import EchoAdapter
@@ -151,8 +152,8 @@ def test_nothing_configured_is_echo_alone() -> None:
     [
         ({"OPENAI_API_KEY": "k"}, "openai", "https://api.openai.com/v1", "gpt-5"),
         ({"OPENAI_BASE_URL": "http://h:1/v1/"}, "openai", "http://h:1/v1", "gpt-5"),
-        ({"ANTHROPIC_API_KEY": "k"}, "anthropic", "https://api.anthropic.com/v1", "claude-x"),
-        ({"ANTHROPIC_BASE_URL": "http://h:1"}, "anthropic", "http://h:1/v1", "claude-x"),
+        ({"ANTHROPIC_API_KEY": "k"}, "anthropic", "https://api.anthropic.com", "claude-x"),
+        ({"ANTHROPIC_BASE_URL": "http://h:1"}, "anthropic", "http://h:1", "claude-x"),
         ({"OPENROUTER_API_KEY": "k"}, "openrouter", "https://openrouter.ai/api/v1", "a/b"),
         (
             {"OPENROUTER_API_KEY": "k", "OPENROUTER_BASE_URL": "http://h:1/api/v1"},
@@ -169,7 +170,7 @@ def test_a_key_or_a_url_turns_a_provider_on(environ: dict[str, str], name: str, 
     router = routes(environ)
     resolved = router.resolve(model)[0]
     assert resolved.target.provider == name
-    assert isinstance(resolved.adapter, OpenAIAdapter)
+    assert isinstance(resolved.adapter, AnthropicAdapter if name == "anthropic" else OpenAIAdapter)
     assert resolved.adapter.base_url == url
     assert len(router.models) > 1
 
