@@ -15,7 +15,7 @@ from .errors import GatewayError, StoreError
 from .keys import new_key
 from .proxy.routing import Router, router_of
 from .records import Tenant
-from .settings import Settings, SettingsError, current, current_file
+from .settings import Settings, SettingsError, current, current_file, secret
 from .stores.shared import shared_tenants, store_url
 
 DEMO = "demo"
@@ -112,6 +112,9 @@ def _check(options: argparse.Namespace) -> int:
     settings, file = current(), current_file()
     router = router_of(settings, file)
     say(f"store      {migrate.place(store_url(settings))}")
+    redis = secret(settings.redis_url)
+    if redis is not None:
+        say(f"budgets    in Redis at {urlsplit(redis).hostname}, with the store as the record")
     say(
         f"admin API  {'open with GATEWAY_ADMIN_KEY' if settings.gateway_admin_key else 'closed (GATEWAY_ADMIN_KEY is unset)'}"
     )

@@ -203,10 +203,13 @@ def test_check_prints_what_would_be_served(tmp_path: Path) -> None:
 def test_check_never_prints_a_databases_password(typed: Typed, tmp_path: Path) -> None:
     """Host and name of the database, without who may enter it."""
     url = "postgres://gateway:top-secret-password@db.example:5432/gateway"
-    code, out, err = typed("check", env=environment(tmp_path, DATABASE_URL=url))
+    redis = "redis://:other-secret@cache.example:6379/0"
+    code, out, err = typed("check", env=environment(tmp_path, DATABASE_URL=url, REDIS_URL=redis))
     assert (code, err) == (0, "")
     assert "store      postgresql: db.example/gateway" in out.splitlines()
+    assert "budgets    in Redis at cache.example, with the store as the record" in out.splitlines()
     assert "top-secret-password" not in out
+    assert "other-secret" not in out
 
 
 @pytest.mark.parametrize(
