@@ -12,8 +12,8 @@ from ._vocabulary import load
 from .accounting import Account, Terms
 from .errors import Forbidden, StoreError, Unavailable
 from .exchange import Exchange, Lasting
-from .prices import DEFAULT_PRICES, PriceTable, warm
-from .records import DEFAULT_TENANT, Identity, Price, Tenant, TraceRecord
+from .prices import PriceTable, prices_of, warm
+from .records import DEFAULT_TENANT, Identity, Tenant, TraceRecord
 from .stores.base import Ledger
 from .stores.keeper import Keeper
 from .wire import Route
@@ -90,18 +90,7 @@ class Outside:
         settings = current()
         prices = self._prices
         if prices is None:
-            own = {
-                name: Price(
-                    model.usd_per_million_in or 0,
-                    model.usd_per_million_out or 0,
-                    cached=model.usd_per_million_cached,
-                    cache_write=model.usd_per_million_cache_write,
-                    context=model.context,
-                )
-                for name, model in current_file().models.items()
-                if model.usd_per_million_in is not None or model.usd_per_million_out is not None
-            }
-            prices = PriceTable(own) if own else DEFAULT_PRICES
+            prices = prices_of(current_file().models)
         self._terms = Terms(
             prices,
             settings.default_max_output_tokens,

@@ -380,7 +380,8 @@ def _limit_field(request: LLMRequest) -> str:
 
 def _unavailable(error: StoreError) -> Unavailable:
     log.error("the ledger does not answer: %s", error)
-    return Unavailable(f"The budget can't be checked now: {error}.", code="store_unavailable")
+    # Which store, where, and what its driver says is for the log.
+    return Unavailable("The budget can't be checked now: the ledger does not answer.", code="store_unavailable")
 
 
 __all__ = ["Account", "Terms"]

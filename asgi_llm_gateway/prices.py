@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from . import _price_source
 from .records import Price, Usage
@@ -179,3 +180,19 @@ def _dearest(prompt_bound: int, price: Price) -> tuple[int, int]:
 
 
 DEFAULT_PRICES = PriceTable()
+
+
+def prices_of(models: Any) -> PriceTable:
+    """The default prices with those of the settings file in front."""
+    own = {
+        name: Price(
+            model.usd_per_million_in or 0,
+            model.usd_per_million_out or 0,
+            cached=model.usd_per_million_cached,
+            cache_write=model.usd_per_million_cache_write,
+            context=model.context,
+        )
+        for name, model in models.items()
+        if model.usd_per_million_in is not None or model.usd_per_million_out is not None
+    }
+    return PriceTable(own) if own else DEFAULT_PRICES

@@ -56,7 +56,7 @@ class Watched:
     def __call__(self, message: Message) -> Awaitable[None]:
         """One message of the answer."""
         exchange = self._exchange
-        if exchange.ends_itself or exchange.ended:
+        if (exchange.ends_itself or exchange.ended) and self._held is None:
             return self.inner(message)
         kind = message["type"]
         if kind == "http.response.start":

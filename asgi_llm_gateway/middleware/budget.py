@@ -15,8 +15,7 @@ from ..accounting import Account, Terms
 from ..errors import Forbidden, MethodNotAllowed, StoreError, Unavailable
 from ..exchange import MAX_BODY, Exchange
 from ..limits import has_budget
-from ..prices import DEFAULT_PRICES, PriceTable, warm
-from ..records import Price
+from ..prices import PriceTable, prices_of, warm
 from ..stores.base import Ledger
 from ..stores.keeper import Keeper
 from .base import LLMMiddleware, Rank
@@ -169,22 +168,6 @@ async def _shared() -> Ledger:
     return await shared_ledger()
 
 
-def prices_of(models: Any) -> PriceTable:
-    """The default prices with those of the settings file in front."""
-    own = {
-        name: Price(
-            model.usd_per_million_in or 0,
-            model.usd_per_million_out or 0,
-            cached=model.usd_per_million_cached,
-            cache_write=model.usd_per_million_cache_write,
-            context=model.context,
-        )
-        for name, model in models.items()
-        if model.usd_per_million_in is not None or model.usd_per_million_out is not None
-    }
-    return PriceTable(own) if own else DEFAULT_PRICES
-
-
 _FREE_GETS = ("/v1/models", "/v1/realtime")
 
 
@@ -201,4 +184,4 @@ def _refuse_unpriced(exchange: Exchange, scope: Scope) -> None:
     )
 
 
-__all__ = ["BudgetMiddleware", "prices_of"]
+__all__ = ["BudgetMiddleware"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from ..errors import StoreError
+
+log = logging.getLogger("asgi_llm_gateway")
 
 T = TypeVar("T")
 
@@ -74,6 +77,7 @@ class Queue(Generic[T]):
         return future
 
     def _start(self) -> None:
+        """Begin to take batches; each subclass in its own way."""
         raise NotImplementedError
 
     def _take(self) -> list[Job[T]]:
@@ -137,8 +141,10 @@ class Batches(Queue[T]):
                     await self._run(batch)
                 except StoreError as error:
                     self._fail(batch, error)
-                except Exception as error:
-                    self._fail(batch, StoreError(f"{type(error).__name__}: {error}"))
+                except Exception as error:  # a mistake of ours, or a driver's: the callers must not wait for it
+                    # Its text is for the log: what a StoreError says, a client may read.
+                    log.exception("a batch failed")
+                    self._fail(batch, StoreError(type(error).__name__))
         finally:
             self._batch = []
             self._running = False
