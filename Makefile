@@ -22,20 +22,24 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[server,ratelimit,sql,prices]'
+	$(BIN)/python -m pip install --quiet --editable '.[server,ratelimit,sql,prices,metrics,logging]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@# OPA's own engine, for the tests of the policies; its wheel runs on every Python and says that it wants a newer one.
+	$(BIN)/python -m pip install --quiet --ignore-requires-python opa-golib-python-bindings
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.real: $(VENV)/.dev
+	@# llama-cpp-python comes as source: some minutes the first time, then pip keeps it.
+	@command -v g++ >/dev/null || $(MAKE) --no-print-directory apt-g++
 	$(BIN)/python -m pip install --quiet --editable '.[dev,real]'
 	@touch $@
 
 apt-%:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  { apt-get install -y -qq $* || { apt-get update -qq && apt-get install -y -qq $*; }; } >/dev/null; \
+	  { apt-get install -y -qq --no-install-recommends $* || { apt-get update -qq && apt-get install -y -qq --no-install-recommends $*; }; } >/dev/null; \
 	else echo "'$*' is needed; install it (Debian: apt-get install $*)"; exit 1; fi
 
 run: $(VENV)/.run
@@ -45,9 +49,11 @@ setup: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	@command -v curl >/dev/null || $(MAKE) --no-print-directory apt-curl
-	$(BIN)/python -m pytest -m 'not real'
+	@command -v promtool >/dev/null || $(MAKE) --no-print-directory apt-prometheus
+	$(BIN)/python -m pytest -m 'not real' -n 3 --dist worksteal
 
 test-real: $(VENV)/.real
+	@command -v promtool >/dev/null || $(MAKE) --no-print-directory apt-prometheus
 	$(BIN)/python -m pytest -m real
 
 prove: $(VENV)/.dev

@@ -11,15 +11,21 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ApiKey": "records",
     "BudgetMiddleware": "middleware.budget",
+    "CacheMiddleware": "middleware.cache",
     "Exchange": "exchange",
     "GatewayError": "errors",
     "LLMMiddleware": "middleware.base",
+    "LoggingMiddleware": "middleware.logging",
     "MemoryStore": "stores.memory",
     "MeteredTransport": "metering",
+    "MetricsMiddleware": "middleware.metrics",
+    "PolicyMiddleware": "middleware.policy",
     "PriceTable": "prices",
     "ProxyApp": "proxy.app",
     "RateLimitMiddleware": "middleware.ratelimit",
+    "SecurityHeadersMiddleware": "middleware.security",
     "Settings": "settings",
+    "StructuredOutputMiddleware": "middleware.structured",
     "Tenant": "records",
     "TenantMiddleware": "middleware.tenant",
     "TraceLog": "tracelog",
@@ -55,7 +61,13 @@ if TYPE_CHECKING:
     from .metering import record_usage as record_usage
     from .middleware.base import LLMMiddleware as LLMMiddleware
     from .middleware.budget import BudgetMiddleware as BudgetMiddleware
+    from .middleware.cache import CacheMiddleware as CacheMiddleware
+    from .middleware.logging import LoggingMiddleware as LoggingMiddleware
+    from .middleware.metrics import MetricsMiddleware as MetricsMiddleware
+    from .middleware.policy import PolicyMiddleware as PolicyMiddleware
     from .middleware.ratelimit import RateLimitMiddleware as RateLimitMiddleware
+    from .middleware.security import SecurityHeadersMiddleware as SecurityHeadersMiddleware
+    from .middleware.structured import StructuredOutputMiddleware as StructuredOutputMiddleware
     from .middleware.tenant import TenantMiddleware as TenantMiddleware
     from .middleware.tracing import TracingMiddleware as TracingMiddleware
     from .prices import PriceTable as PriceTable

@@ -13,7 +13,8 @@ from .cli import keys, migrate, tenants, usage
 from .cli.terminal import Mistake, fail, run, say
 from .errors import GatewayError, StoreError
 from .keys import new_key
-from .proxy.routing import Router, router_of
+from .proxy.providers import router_of
+from .proxy.routing import Router
 from .records import Tenant
 from .settings import Settings, SettingsError, current, current_file, secret
 from .stores.shared import shared_tenants, store_url
@@ -70,7 +71,7 @@ def _serve(options: argparse.Namespace) -> int:
             return fail(f"GATEWAY_DEMO=1 serves this machine only, and HOST is {settings.host}. Unset one of them.")
         run(_demo(settings))
     uvicorn.run(
-        "asgi_llm_gateway.gateway:create_app",
+        "asgi_llm_gateway.gateway:served",
         factory=True,
         host=settings.host,
         port=settings.port,

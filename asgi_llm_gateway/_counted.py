@@ -6,8 +6,9 @@ import logging
 
 from .records import Price, Usage
 from .tokens import answers, estimate
+from .units import completed
 from .usage import UsageReader
-from .wire import LLMRequest
+from .wire import MEDIA, LLMRequest
 
 log = logging.getLogger("asgi_llm_gateway")
 
@@ -15,8 +16,15 @@ _ABSURD = 10  # times the model's context: no count that a provider could mean
 _LARGEST_CONTEXT = 10_000_000  # tokens, of a model whose context is not known
 
 
-def sane(usage: Usage | None, request: LLMRequest | None, price: Price) -> Usage:
-    """Counts that can be meant: unknown and absurd ones are estimated; an estimate never passes what was allowed."""
+def sane(usage: Usage | None, request: LLMRequest | None, price: Price, model: str | None = None) -> Usage:
+    """Counts that can be meant: unknown and absurd ones are estimated; an estimate never passes what was allowed.
+
+    ``model`` is the model's name at its provider, if it is another than was asked for.
+    """
+    if request is not None and request.route.dialect in MEDIA:
+        if usage is not None and not _meant(usage, price):
+            usage = None
+        return completed(usage, request, price, model)
     if usage is None:
         usage = estimate(request)
     if usage.estimated:
@@ -24,13 +32,21 @@ def sane(usage: Usage | None, request: LLMRequest | None, price: Price) -> Usage
             most = request.max_tokens * answers(request)
             return usage if usage.completion <= most else usage._replace(completion=most)
         return usage
+    if _meant(usage, price):
+        return usage
+    most = _ABSURD * (price.context or _LARGEST_CONTEXT)
+    return sane(estimate(request, usage.completion if usage.completion <= most else 0), request, price)
+
+
+def _meant(usage: Usage, price: Price) -> bool:
+    """Whether a provider can mean these counts."""
     most = _ABSURD * (price.context or _LARGEST_CONTEXT)
     if usage.prompt <= most and usage.completion <= most:
-        return usage
+        return True
     log.warning(
         "a provider reported absurd counts (%d and %d tokens); estimated instead", usage.prompt, usage.completion
     )
-    return sane(estimate(request, usage.completion if usage.completion <= most else 0), request, price)
+    return False
 
 
 def so_far(request: LLMRequest | None, reader: UsageReader | None) -> Usage:

@@ -84,7 +84,7 @@ def _asks_usage(asked: LLMRequest, provider: str) -> bool:
 def metered(request: Any, answer: Any, call: MeteredCall, provider: str) -> Any:
     """The answer, read as its bytes pass by."""
     package = package_of(request)
-    stream = answer.headers.get("content-type", "").lower().startswith("text/event-stream")
+    kind = answer.headers.get("content-type", "").lower().encode("latin-1", "replace")
     encoded = answer.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
     if answer.is_stream_consumed:  # a transport for tests may give an answer that is read already, and decoded
         http: Any = sys.modules[package]
@@ -95,7 +95,7 @@ def metered(request: Any, answer: Any, call: MeteredCall, provider: str) -> Any:
     # Work in the background is told of later, and not to us.
     blind = encoded or call.request.data.get("background") is True
     drop_usage = _asks_usage(call.request, provider)
-    answer.stream = stream_class(package)(answer.stream, call, stream=stream, drop_usage=drop_usage, blind=blind)
+    answer.stream = stream_class(package)(answer.stream, call, kind=kind, drop_usage=drop_usage, blind=blind)
     return answer
 
 

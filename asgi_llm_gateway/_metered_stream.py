@@ -16,9 +16,10 @@ from ._counted import so_far, sum_of
 from ._sse import EventSplitter, EventTooLong, data_of, split
 from .accounting import Account
 from .exchange import Call, Exchange, Lasting
+from .media_usage import reader_of
 from .records import Target, Usage
 from .tokens import answers, estimate
-from .usage import UsageReader, usage_from
+from .usage import usage_from
 from .wire import LLMRequest
 
 Later = Callable[[], Awaitable[None]]
@@ -141,16 +142,16 @@ class MeteredStream:
     Args:
         inner: The answer's own stream.
         call: The call to end.
-        stream: Whether it is an event stream.
+        kind: Its content type, in lower case.
         drop_usage: Leave the event out that tells the usage, which the caller did not ask for.
         blind: The answer can't be read: what was used is taken for all that was allowed.
     """
 
-    def __init__(self, inner: Any, call: MeteredCall, *, stream: bool, drop_usage: bool, blind: bool) -> None:
+    def __init__(self, inner: Any, call: MeteredCall, *, kind: bytes, drop_usage: bool, blind: bool) -> None:
         self._inner = inner
         self._call = call
-        self._stream = stream
-        self._reader = None if blind else UsageReader(stream=stream)
+        self._stream = stream = kind.startswith(b"text/event-stream")
+        self._reader = None if blind else reader_of(call.request, kind)
         self._splitter = EventSplitter() if drop_usage and stream and not blind else None
         self._pieces: Any = None
 

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from .records import NANO_PER_USD, Price, Tier
+from .records import NANO_PER_USD, Price, Tier, UnitPrice
 
 _MAX_NAME = 256  # characters; no model's name is longer
 _ROUTER = "openrouter"  # whose names have their vendor in front: ``anthropic/claude-sonnet-4.5``
@@ -75,10 +75,12 @@ def _candidates(package: Any, model: str, provider: str | None) -> Iterator[Any]
 
 
 def _price_of(model: Any, today: date) -> Listed:
-    """A model's standard price. Not in it: batch and flex rebates, priority surcharges, fees a request, other media."""
+    """A model's standard price. Not in it: batch and flex rebates, priority surcharges, fees a request or a page."""
     rows, until = _that_may_apply(model.prices, today)
     if any("input_mtok" not in row.__dict__ for row in rows):
-        # Priced in other measures (minutes, pages), or not at all; but that one suffix says that it is free.
+        if (units := _units(rows)) is not None:
+            return Listed(Price(0, 0, context=model.context_window, units=units), until)
+        # Priced in other measures (pages), or not at all; but that one suffix says that it is free.
         free = model.id.endswith(":free") and not any(row.__dict__ for row in rows)
         return Listed(Price(0, 0, context=model.context_window), until) if free else _UNKNOWN
     starts = sorted({start for row in rows for value in row.__dict__.values() for start in _starts(value)})
@@ -88,9 +90,37 @@ def _price_of(model: Any, today: date) -> Listed:
         context = None  # longer prompts have a price, so they are taken: the window is out of date
     return Listed(
         Price(*base[:2], cached=base[2], cache_write=base[3], context=context,
-              tiers=tuple(Tier(above, *rates) for above, rates in zip(starts, tiers, strict=True))),
+              tiers=tuple(Tier(above, *rates) for above, rates in zip(starts, tiers, strict=True)),
+              units=_media_rates(rows)),
         until,
     )  # fmt: skip
+
+
+# The package's words for a price by the hour of audio and by the million characters.
+_HOURS = ("audio_hours", "input_audio_hours")
+_CHARACTERS = ("input_mchars",)
+_MEDIA_IN = ("input_audio_mtok", "input_image_mtok", "input_video_mtok")
+_MEDIA_OUT = ("output_audio_mtok", "output_image_mtok", "output_video_mtok")
+
+
+def _units(rows: list[Any]) -> UnitPrice | None:
+    """The prices of a model that has none for tokens: by the minute, or by the character; ``None`` for other measures."""
+    if all(set(row.__dict__) <= {*_HOURS, *_CHARACTERS} and row.__dict__ for row in rows):
+        hour, characters = _dearest(rows, _HOURS), _dearest(rows, _CHARACTERS)
+        return UnitPrice(minute=None if hour is None else -(-hour // 60), characters=characters)
+    return None
+
+
+def _media_rates(rows: list[Any]) -> UnitPrice | None:
+    """The prices of tokens that are audio or images; ``None`` where they cost what other tokens do."""
+    media_in, media_out = _dearest(rows, _MEDIA_IN), _dearest(rows, _MEDIA_OUT)
+    return None if media_in is None and media_out is None else UnitPrice(media_in=media_in, media_out=media_out)
+
+
+def _dearest(rows: list[Any], names: tuple[str, ...]) -> int | None:
+    """The highest of those prices in any row, at any length."""
+    told = [value for row in rows for name in names if (value := row.__dict__.get(name)) is not None]
+    return max((_nano(value, above) for value in told for above in (0, *_starts(value))), default=None)
 
 
 def _that_may_apply(prices: Any, today: date) -> tuple[list[Any], float | None]:

@@ -12,24 +12,17 @@ from typing import Literal, NamedTuple
 from ._asgi import finish
 from ._counted import sane, so_far, sum_of
 from ._vocabulary import counter_of
-from .errors import BadRequest, BudgetError, StoreError, Unavailable
+from .booked import tell
+from .errors import BudgetError, StoreError, Unavailable
 from .exchange import Call, Exchange
 from .keys import new_hold_id
-from .limits import Status, has_budget, limits_of, refused, usd
+from .limits import Status, has_budget, limits_of, refused, unpriced, usd
 from .prices import FREE, PriceTable, ceiling_of, cost_of, output_for
-from .records import (
-    About,
-    Amount,
-    CallRecord,
-    Hold,
-    Price,
-    Refusal,
-    Usage,
-    usd_number,
-)
+from .records import About, Amount, CallRecord, Hold, Price, Refusal, Usage, usd_number
 from .stores.keeper import Keeper
 from .tokens import answers, estimate, exact_bound, more_than_text, plain_bound, prompt_bound, surcharge
-from .wire import LLMRequest
+from .units import applied, applies, ceiling
+from .wire import MEDIA, LLMRequest
 
 log = logging.getLogger("asgi_llm_gateway")
 
@@ -92,7 +85,11 @@ class Account:
         chosen = 0
         least = wanted = _NOTHING
         if request is not None:  # of a path of the user's own nothing is known before its handler calls an upstream
-            price = self._price0 = self._price(request.model, None)
+            price = self._price0 = self._price(request.model, None, request)
+        if request is not None and request.route.dialect in MEDIA:
+            least = wanted = self._most = ceiling(request, price)
+            self._named = True  # what an image costs depends on who makes it
+        elif request is not None:
             plain = plain_bound(request) if terms.bound == "bytes" and price.context is None else None
             if plain is not None:
                 bound = self._bound = plain
@@ -151,18 +148,16 @@ class Account:
         except StoreError:
             self._keeper.later(hold, None)
 
-    def _price(self, model: str, provider: str | None) -> Price:
+    def _price(self, model: str, provider: str | None, request: LLMRequest | None) -> Price:
         asked = self._request.model if self._request is not None else None
         price = self._terms.prices.find(model, provider, asked)
         if price is not None:
-            return price
+            if price.units is None or request is None:
+                return price
+            if applies(price, request.route.dialect):
+                return applied(price, request)
         if has_budget(self._exchange.identity) and not self._terms.unknown_free:
-            raise BadRequest(
-                f"The model '{model}' has no price, and the tenant has a budget. "
-                "Ask the operator to set its price in the settings file.",
-                code="unpriced_model",
-                param="model",
-            )
+            raise unpriced(model, request.route.dialect if request is not None else None)
         return FREE
 
     # -- before each upstream call -------------------------------------------------------------------------------------
@@ -173,7 +168,8 @@ class Account:
         if self.closed or hold is None:
             raise BudgetError("The call has been settled; no further upstream call can be made for it.")
         target = call.target
-        price = self._rates[call] = self._price(target.model, target.provider)  # refused here, not when it is settled
+        # Refused here, not when it is settled.
+        price = self._rates[call] = self._price(target.model, target.provider, call.request or self._request)
         if len(self._exchange.calls) == 1 and call.request is not None and self._as_held(call, call.request, price):
             return
         money, tokens = await self._ceiling(call)
@@ -204,6 +200,8 @@ class Account:
         if request is None:
             return _NOTHING
         price = self._rate(call)
+        if request.route.dialect in MEDIA:
+            return self._most if self._as_held(call, request, price) else ceiling(request, price, call.target.model)
         if self._as_held(call, request, price):
             bound, times = self._bound, self._answers
             if self._most is not _NOTHING:
@@ -246,7 +244,9 @@ class Account:
     def _rate(self, call: Call) -> Price:
         """The price of a call's target, looked up once."""
         price = self._rates.get(call)
-        return self._price(call.target.model, call.target.provider) if price is None else price
+        if price is None:
+            price = self._price(call.target.model, call.target.provider, call.request or self._request)
+        return price
 
     # -- for calls that a handler makes itself -------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class Account:
 
     def limited(self, request: LLMRequest) -> LLMRequest:
         """The request with an output limit: its own, or where it has none the one that is chosen for such requests."""
-        if request.max_tokens is not None or request.route.dialect == "embeddings":
+        if request.max_tokens is not None or request.route.dialect == "embeddings" or request.route.dialect in MEDIA:
             return request
         wanted = self._terms.wanted_output
         chosen = min(wanted, self._exchange.identity.tenant.max_output_tokens or wanted)
@@ -309,6 +309,7 @@ class Account:
                 await keeper.ledger.release(hold)
             else:
                 await keeper.ledger.settle(hold, record)
+                tell(record)
                 exchange.cost = cost
                 if exchange.status is None:
                     exchange.headers.append((b"x-llm-cost-usd", usd_number(cost).encode()))
@@ -345,7 +346,7 @@ class Account:
         return usage, cost_of(usage, price), None, price.local
 
     def _used(self, call: Call) -> Usage:
-        return sane(call.usage, call.request or self._request, self._rate(call))
+        return sane(call.usage, call.request or self._request, self._rate(call), call.target.model)
 
     def _record(self, hold: Hold, used: Usage, cost: int, provider: str | None, local: bool, cut: bool) -> CallRecord:
         exchange = self._exchange
@@ -360,7 +361,7 @@ class Account:
                 key.id if key is not None else None,
                 request.model if request is not None else (exchange.calls[-1].target.model if exchange.calls else None),
                 provider,
-                used,
+                used if used.units is None else used._replace(units=None),  # stores keep tokens and money
                 cost,
                 exchange.answering,
                 self._started,

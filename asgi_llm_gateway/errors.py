@@ -93,6 +93,33 @@ class BadRequest(GatewayError):
     status, type, code = 400, "invalid_request_error", "invalid_value"
 
 
+class Unsupported(BadRequest):
+    """A request field that the provider has no word for."""
+
+    code = "unsupported_parameter"
+
+
+class NoThreads(Unsupported):
+    """A conversation that the provider is to keep (``thread``): what is sent would be the last turn alone.
+
+    The code is the one by which Anthropic's SDK sends the whole conversation itself from then on, as its tool runner does.
+    Source: Anthropic Python SDK 2.12, ``lib/threads``.
+    """
+
+    code = "thread_unsupported_request"
+
+    def __init__(self) -> None:
+        super().__init__("'thread' can't be used here: nothing is kept of a conversation. Send all of it.",
+                         param="thread")  # fmt: skip
+
+    def as_dict(self, envelope: Envelope = "openai") -> dict[str, Any]:
+        """See GatewayError."""
+        told = super().as_dict(envelope)
+        if envelope == "anthropic":
+            told["error"]["details"] = {"error_code": self.code, "unsupported": ["thread"]}
+        return told
+
+
 class InvalidKey(GatewayError):
     """No key, or one that is unknown, revoked or expired: always the same words, so that nothing can be learnt."""
 

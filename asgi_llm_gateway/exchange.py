@@ -12,7 +12,7 @@ from .errors import BadRequest, GatewayError, Header, TooLarge
 from .records import DEFAULT_TENANT, Identity, Target, Tenant, TraceRecord, Usage
 from .usage import UsageReader
 from .watching import Watched
-from .wire import LLMRequest, Route, parse
+from .wire import FORMS, LLMRequest, Route, check_content_type, parse
 
 KEY = "asgi_llm_gateway.exchange"
 """Where the exchange is kept in the scope. Private: no client can set a scope's keys."""
@@ -110,6 +110,7 @@ class Exchange:
         lasting: Calls that may outlive the answer; while one runs, the money is not settled.
         gone: The client hung up before its answer was complete.
         complete: The answer's last message has gone out.
+        deferred: A layer may yet ask for another answer: ``end`` waits until it says that this one is final.
         seen: The gateway layers that the call went through, outermost first.
         rank: The highest rank among them.
         max_body: Bytes that the request's body may have.
@@ -117,7 +118,8 @@ class Exchange:
 
     __slots__ = (
         "_at_end", "_guards", "_receive", "_replayed", "_sent", "_watched", "amended", "answering", "calls",
-        "complete", "cost", "ended", "ends_itself", "entry", "exact", "first_byte_at", "gone", "headers", "identity",
+        "complete", "cost", "deferred", "ended", "ends_itself", "entry", "exact", "first_byte_at", "gone",
+        "headers", "identity",
         "lasting", "max_body", "rank", "reader", "record", "request", "route", "seen", "status", "usage",
     )  # fmt: skip
 
@@ -144,6 +146,7 @@ class Exchange:
         self.gone = False
         self.complete = False
         self.ended = False
+        self.deferred = False
         self.amended = False
         self._guards: list[Guard] = []
         self._at_end: list[Callable[[], Awaitable[None]]] = []
@@ -177,7 +180,10 @@ class Exchange:
             body = message.get("body", b"")
         if len(body) > self.max_body:
             raise self._too_large()
-        self.request = request = parse(self.route, body)
+        get = self.sent(scope).get
+        self.request = request = parse(self.route, body, get(b"content-type"))
+        request.header = get
+        self.amended = request.amended  # a default may have been written into it
         self._receive = receive
         if request.tenant is not None or "tenant" in request.data:
             self.amend(tenant=None)
@@ -186,9 +192,8 @@ class Exchange:
     def _refuse_by_headers(self, scope: Scope) -> None:
         get = self.sent(scope).get
         kind = get(b"content-type")
-        if kind is not None and kind != b"application/json" and kind.lower().find(b"json") < 0:
-            raise BadRequest("The content type must be application/json.", status=415, param="content-type",
-                             code="unsupported_media_type")  # fmt: skip
+        if kind != b"application/json" or self.route.dialect in FORMS:
+            check_content_type(self.route.dialect, kind)
         encoding = get(b"content-encoding")
         if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
             raise BadRequest("A compressed body is not accepted. Send it plain.", status=415, param="content-encoding",
@@ -223,10 +228,20 @@ class Exchange:
         assert self._receive is not None
         return await self._receive()
 
+    def rewind(self) -> None:
+        """The body is given once more: whoever stands further in is asked again."""
+        self._replayed = False
+
     def truth(self, receive: Receive) -> Receive:
         """The ``receive`` that tells of a hang-up: the server's own where ours only stands before it."""
         if self._receive is not None and getattr(receive, "__self__", None) is self:
             self._replayed = True
+            return self._receive
+        return receive
+
+    def waiting(self, receive: Receive) -> Receive:
+        """The ``receive`` that tells of a hang-up while the call waits; whoever answers may read the body all the same."""
+        if self._receive is not None and getattr(receive, "__self__", None) is self:
             return self._receive
         return receive
 
@@ -284,6 +299,8 @@ class Exchange:
 
     async def end(self) -> None:
         """The content is complete (or given up): whoever registered does its work, innermost first, once."""
+        if self.deferred:
+            return
         while self._at_end:
             await self._at_end.pop()()
         self.ended = True

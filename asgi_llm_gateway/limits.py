@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from .errors import BudgetError
+from .errors import BadRequest, BudgetError, Forbidden, GatewayError
 from .periods import window_end, window_of
-from .records import Amount, Identity, Limit, Refusal, usd_number
+from .records import Amount, Dialect, Identity, Limit, Refusal, usd_number
+from .units import setting_of
+from .wire import MEDIA
 
 Status = Literal["auto", "402", "429"]
 
@@ -49,6 +51,23 @@ def refused(refusal: Refusal, needed: Amount, identity: Identity, status: Status
         "Ask for fewer tokens, or raise the budget."
     )
     return BudgetError(said, code="would_exceed_budget", reset=end, status=status)
+
+
+def unpriced(model: str, dialect: Dialect | None) -> GatewayError:
+    """The refusal of a model whose price is not known to a tenant with a budget, naming the setting that gives it one."""
+    if dialect in MEDIA:
+        return Forbidden(
+            f"The model '{model}' has no price for this endpoint, and the tenant has a budget. Ask the operator to set "
+            f"'{setting_of(dialect)}', or its price of tokens, below [models.\"{model}\"] in the settings file.",
+            code="unpriced_endpoint",
+            param="model",
+        )
+    return BadRequest(
+        f"The model '{model}' has no price, and the tenant has a budget. "
+        "Ask the operator to set its price in the settings file.",
+        code="unpriced_model",
+        param="model",
+    )
 
 
 def usd(nano: int) -> str:

@@ -125,9 +125,9 @@ class MeteredTransport(_Transport):  # type: ignore[misc]
     come, streams included. A call after the request was settled (a background task) has a hold of its own. In ``def``
     handlers, which run in a thread, it serves the waiting ``Client`` just as well.
 
-    Calls are known by their path: ``.../chat/completions``, ``.../completions``, ``.../embeddings``, ``.../responses`` and
-    ``.../v1/messages``. All others pass by untouched, and unpaid. The proxies of the environment are not asked: give
-    ``inner=httpx2.AsyncHTTPTransport(proxy=...)``.
+    Calls are known by their path: ``.../chat/completions``, ``.../completions``, ``.../embeddings``, ``.../responses``,
+    ``.../moderations``, ``.../audio/*``, ``.../images/*`` and ``.../v1/messages``. All others pass by untouched, and unpaid.
+    The proxies of the environment are not asked: give ``inner=httpx2.AsyncHTTPTransport(proxy=...)``.
 
     Args:
         inner: Who sends; ``None`` takes the client's own HTTP transport. It is closed with the client.
@@ -189,7 +189,7 @@ class MeteredTransport(_Transport):  # type: ignore[misc]
         return metered(request, answer, call, self._named(request))
 
     async def _begun(self, route: Route, request: Any, body: bytes, served: Serving | None) -> MeteredCall:
-        asked = parse(route, body)
+        asked = parse(route, body, _content_type(request))
         target = Target(self._named(request), asked.model)
         if served is not None:
             return await _on(served.loop, _begin(served, target, asked))
@@ -241,7 +241,7 @@ class MeteredTransport(_Transport):  # type: ignore[misc]
         return metered(request, answer, call, self._named(request))
 
     def _begun_waiting(self, route: Route, request: Any, body: bytes, served: Serving | None) -> MeteredCall:
-        asked = parse(route, body)
+        asked = parse(route, body, _content_type(request))
         if served is None:
             if self._payer is None:
                 raise NoExchange
@@ -294,6 +294,11 @@ class MeteredTransport(_Transport):  # type: ignore[misc]
 
     def _named(self, request: Any) -> str:
         return provider_of(request) if self._provider is None else self._provider
+
+
+def _content_type(request: Any) -> bytes | None:
+    kind: str | None = request.headers.get("content-type")
+    return None if kind is None else kind.encode("latin-1", "replace")
 
 
 async def _begin(served: Serving, target: Target, request: LLMRequest) -> MeteredCall:

@@ -20,7 +20,10 @@ def usd_number(nano: int) -> str:
     return f"{sign}{whole}.{f'{part:09d}'.rstrip('0') or '0'}"
 
 
-Dialect = Literal["chat", "completions", "embeddings", "responses", "messages"]
+Dialect = Literal[
+    "chat", "completions", "embeddings", "responses", "messages",
+    "moderations", "transcriptions", "translations", "speech", "images", "image_edits",
+]  # fmt: skip
 """The APIs whose requests are read."""
 
 DEFAULT_TENANT = "default"
@@ -69,7 +72,8 @@ class ApiKey:
 
     ``budget`` is nano-USD that this key may spend of its tenant's budget, in the tenant's period; it is counted on
     ``account``, which a key that takes another's place at a rotation goes on with (empty: the key's own id). An ``admin``
-    key opens the admin API and nothing else; its tenant is empty.
+    key opens the admin API and nothing else; its tenant is empty. ``rate_requests``, ``rate_tokens`` (in a rate limit's
+    window) and ``concurrency`` (calls at once) limit this key within its tenant's limits; ``None`` is no limit of its own.
     """
 
     id: str
@@ -84,6 +88,9 @@ class ApiKey:
     budget: int | None = None
     kind: KeyKind = "tenant"
     account: str = ""
+    rate_requests: int | None = None
+    rate_tokens: int | None = None
+    concurrency: int | None = None
 
 
 class Identity(NamedTuple):
@@ -93,11 +100,29 @@ class Identity(NamedTuple):
     key: ApiKey | None
 
 
+class Units(NamedTuple):
+    """What a call used beside text tokens.
+
+    Attributes:
+        images: Images that were made.
+        seconds: Seconds of audio that were listened to, begun ones counted whole.
+        characters: Characters that were spoken.
+        media_in: The part of the prompt's tokens that is audio or images.
+        media_out: The part of the answer's tokens that is audio or images.
+    """
+
+    images: int = 0
+    seconds: int = 0
+    characters: int = 0
+    media_in: int = 0
+    media_out: int = 0
+
+
 class Usage(NamedTuple):
     """Tokens of one call. ``cached`` and ``cache_write`` are part of ``prompt``, ``reasoning`` is part of ``completion``.
 
     ``estimated`` marks counts that the provider did not report; ``provider_cost`` is what it says that the call cost, in
-    nano-USD, where it does say so.
+    nano-USD, where it does say so. ``units`` is what is measured otherwise than in text tokens; ``None`` where nothing is.
     """
 
     prompt: int = 0
@@ -107,6 +132,7 @@ class Usage(NamedTuple):
     reasoning: int = 0
     estimated: bool = False
     provider_cost: int | None = None
+    units: Units | None = None
 
     @property
     def total(self) -> int:
@@ -124,11 +150,34 @@ class Tier(NamedTuple):
     cache_write: int | None = None
 
 
+class UnitPrice(NamedTuple):
+    """What a model costs beside its text tokens, in nano-USD; ``None``: that costs nothing more.
+
+    Attributes:
+        image: An image.
+        minute: A minute of audio that is listened to; charged by the second.
+        characters: A million characters that are spoken.
+        request: A call, whatever it used.
+        media_in: A million tokens of the prompt that are audio or images; ``None``: as other tokens.
+        media_out: The same of the answer.
+        images: Prices of an image by quality and size, where they differ; ``image`` is the dearest then.
+    """
+
+    image: int | None = None
+    minute: int | None = None
+    characters: int | None = None
+    request: int | None = None
+    media_in: int | None = None
+    media_out: int | None = None
+    images: tuple[tuple[str, str, int], ...] = ()
+
+
 class Price(NamedTuple):
     """What a model costs, in nano-USD per million tokens. ``local`` marks a model that runs on own machines.
 
     ``cached`` and ``cache_write`` are for that part of the prompt; ``None``: as ``prompt``. ``tiers``, in ascending order,
-    replace all of it for long prompts. ``context`` is the model's context window in tokens, where it is known.
+    replace all of it for long prompts. ``context`` is the model's context window in tokens, where it is known. ``units`` is
+    what is charged beside text tokens, and comes on top of them.
     """
 
     prompt: int
@@ -138,6 +187,7 @@ class Price(NamedTuple):
     cache_write: int | None = None
     tiers: tuple[Tier, ...] = ()
     context: int | None = None
+    units: UnitPrice | None = None
 
 
 class Target(NamedTuple):
@@ -225,6 +275,9 @@ class Balance(NamedTuple):
 class CallRecord(NamedTuple):
     """What is booked of one call, in the same step as its money. ``cost`` is nano-USD.
 
+    ``usage`` counts tokens. A call that is charged by the image, the second, the character or the request has none where
+    its provider tells none, and its money all the same.
+
     ``hold`` is the hold's id, and unlike that of any other record. ``overdraft`` is the part of ``cost`` above what was
     held. ``lapsed``: nobody settled the call (its process died), so that the whole hold was charged. ``provider_cost`` is
     what the provider says that the call cost, in nano-USD.
@@ -277,9 +330,23 @@ class Stats(NamedTuple):
     cost: int = 0
 
 
+class Attempted(NamedTuple):
+    """One attempt of a call that needed several: where, the provider's status, the failure's code, seconds since the start."""
+
+    provider: str
+    model: str
+    status: int | None
+    error: str | None
+    after: float
+
+
 @dataclass(slots=True)
 class TraceRecord:
-    """One call as it went: who, what, how long. It holds no prompt, no answer and no secret."""
+    """One call as it went: who, what, how long. It holds no prompt, no answer and no secret.
+
+    ``cache`` is ``hit``, ``joined`` (another's answer, live), ``miss`` or ``bypass``; ``None`` where no cache stands. ``saved``
+    is what an answer from the cache had cost, in nano-USD.
+    """
 
     trace_id: str
     request_id: str
@@ -297,3 +364,6 @@ class TraceRecord:
     cost: int | None = None
     error: str | None = None
     aborted: bool = False
+    attempts: tuple[Attempted, ...] = ()
+    cache: str | None = None
+    saved: int | None = None

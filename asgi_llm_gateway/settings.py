@@ -64,16 +64,46 @@ class ProviderConfig(_Strict):
     models: tuple[str, ...] = ()
     delay_ms: float = Field(default=0, ge=0, le=60_000)
     fault: str | None = None
+    referer: str | None = Field(default=None, description="the app's URL, told to OpenRouter")
+    title: str | None = Field(default=None, description="the app's name, told to OpenRouter")
+    remote_urls: bool = Field(
+        default=False, description="a model server of your own may load the URLs that callers send"
+    )
+    trust_clients: bool = Field(default=False, description="clients may send fields that reach beyond their own call")
+    default_max_tokens: int | None = Field(default=None, ge=1, description="output tokens where nobody names a limit")
+    server_tools: bool = Field(default=False, description="clients may use tools of Anthropic's that cost money a use")
+    betas: tuple[str, ...] | None = Field(
+        default=None, description="'anthropic-beta' features that clients may use; all"
+    )
+    api_version: str | None = Field(default=None, description="Anthropic's version for clients that name none")
+
+
+class TargetConfig(_Strict):
+    """A target with its share of the calls, beside the others of its model."""
+
+    target: str
+    weight: float = Field(default=1.0, gt=0, le=1_000_000)
 
 
 class ModelConfig(_Strict):
-    """``[models.NAME]``: a name that clients use, its targets in order, and its price in USD per million tokens."""
+    """``[models.NAME]``: a name that clients use, its targets in order, and its price in USD per million tokens.
 
-    targets: tuple[str, ...] = Field(default=(), description="provider/model, in order of preference")
+    A ``*`` at the end of a name stands for anything, and for the same thing in its targets.
+    """
+
+    targets: tuple[str | TargetConfig, ...] = Field(default=(), description="provider/model, in order of preference")
+    balance: Literal["ordered", "weighted", "least_pending"] = "ordered"
+    fallbacks: tuple[str, ...] = Field(default=(), description="names to go on with when all targets fail")
+    hedge_after_ms: float | None = Field(default=None, gt=0, description="a rival for a call without a first event")
+    hedge_max_usd: NanoUSD = NANO_PER_USD // 10
     usd_per_million_in: NanoUSD | None = None
     usd_per_million_out: NanoUSD | None = None
     usd_per_million_cached: NanoUSD | None = None
     usd_per_million_cache_write: NanoUSD | None = None
+    usd_per_image: NanoUSD | None = Field(default=None, description="of images, whatever their size")
+    usd_per_minute: NanoUSD | None = Field(default=None, description="of audio that is transcribed or translated")
+    usd_per_million_characters: NanoUSD | None = Field(default=None, description="of text that is spoken")
+    usd_per_request: NanoUSD | None = Field(default=None, description="a call's fee, beside all else")
     context: int | None = Field(default=None, ge=1, description="tokens, prompt and answer together")
 
 
@@ -109,11 +139,14 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535)
     host: str = "127.0.0.1"
     web_concurrency: int = Field(default=1, ge=1, le=1024)
+    replicas: int = Field(default=1, ge=1, le=100_000)
 
     openai_api_key: SecretStr | None = None
     openai_base_url: str | None = None
     openrouter_api_key: SecretStr | None = None
     openrouter_base_url: str | None = None
+    openrouter_referer: str | None = None
+    openrouter_title: str | None = None
     anthropic_api_key: SecretStr | None = None
     anthropic_base_url: str | None = None
     llamacpp_url: str | None = None
@@ -123,6 +156,10 @@ class Settings(BaseSettings):
     enable_rate_limit: bool = True
     rate_limit_window_ms: int = Field(default=60_000, ge=1)
     rate_limit_max_requests: int = Field(default=600, ge=1)
+    rate_limit_max_tokens: int | None = Field(default=None, ge=1)
+    rate_limit_max_concurrency: int | None = Field(default=None, ge=1)
+    rate_limit_queue_ms: int = Field(default=0, ge=0, le=600_000)
+    rate_limit_redis_timeout_ms: int = Field(default=50, ge=1, le=60_000)
     default_max_output_tokens: int = Field(default=4096, ge=1)
     min_output_tokens: int = Field(default=16, ge=1)
     unknown_price: Literal["refuse", "free"] = "refuse"
@@ -131,13 +168,57 @@ class Settings(BaseSettings):
     hold_ttl_seconds: float = Field(default=120.0, ge=5, le=86400)
     hold_lapsed: Literal["charge", "release"] = "charge"
     sqlite_synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
+    enable_structured_output: bool = False
+    structured_streams: Literal["pass", "hold"] = "pass"
+    structured_retries: int = Field(default=1, ge=0, le=3)
+    enable_cache: bool = False
+    cache_calls: Literal["deterministic", "all"] = "deterministic"
+    cache_ttl_seconds: float = Field(default=3600.0, gt=0, le=30 * 86_400)
+    cache_max_bytes: int = Field(default=64 * 1024 * 1024, ge=4096)
+    cache_max_answer_bytes: int = Field(default=1024 * 1024, ge=1024)
+    cache_shared_tenants: str = ""
+    cache_ignore_fields: str = ""
+    cache_namespace: str = ""
+    cache_redis: bool = True
+    cache_redis_timeout_ms: int = Field(default=50, ge=1, le=60_000)
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+
+    opa_url: str | None = None
+    opa_policy: str = "llm.gateway"
+    opa_token: SecretStr | None = None
+    opa_timeout_ms: int = Field(default=500, ge=1, le=60_000)
+    opa_fail: Literal["closed", "open"] = "closed"
+    opa_dry_run: bool = False
+    opa_cache_seconds: float = Field(default=10.0, ge=0, le=86_400)
+    opa_send_prompt: bool = False
+
+    allowed_hosts: str = ""
+    max_header_bytes: int = Field(default=32 * 1024, ge=1024)
+    max_header_count: int = Field(default=100, ge=10)
+    max_json_depth: int = Field(default=128, ge=8, le=1024)
+    receive_timeout_seconds: float = Field(default=60.0, gt=0)
 
     connect_timeout_seconds: float = Field(default=10.0, gt=0)
     first_byte_timeout_seconds: float = Field(default=300.0, gt=0)
     idle_timeout_seconds: float = Field(default=120.0, gt=0)
     total_timeout_seconds: float = Field(default=1800.0, gt=0)
+    first_event_timeout_seconds: float = Field(default=300.0, gt=0)
+    gateway_max_retries: int = Field(default=2, ge=0, le=10)
+    gateway_max_retry_wait_seconds: float = Field(default=10.0, ge=0)
+    breaker_failures: int = Field(default=5, ge=0, le=1000)
+    breaker_cooldown_seconds: float = Field(default=10.0, gt=0)
     max_upstream_connections: int = Field(default=1000, ge=1)
+
+    prometheus_multiproc_dir: Path | None = None
+    metrics_token: SecretStr | None = Field(default=None, min_length=16)
+    metrics_public: bool = False
+    metrics_max_tenants: int = Field(default=200, ge=0, le=10_000)
+    metrics_max_models: int = Field(default=200, ge=0, le=10_000)
+    metrics_otel: Literal["off", "stable", "new", "both"] = "off"
+    log_format: Literal["auto", "json", "text"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_calls: bool = True
+    log_queue_lines: int = Field(default=10_000, ge=100, le=1_000_000)
 
     database_url: SecretStr | None = None
     redis_url: SecretStr | None = None

@@ -9,9 +9,10 @@ from typing import Any
 
 import orjson
 
+from . import units
 from ._vocabulary import Counter, counter_of
 from .records import Dialect, Usage
-from .wire import LLMRequest
+from .wire import MEDIA, LLMRequest
 
 BYTES_PER_TOKEN = 4
 """A rough average of English text; for estimates only, never for holds."""
@@ -45,6 +46,8 @@ def prompt_bound(request: LLMRequest, context: int | None = None, model: str | N
         context: The context window of the model in tokens, if it is known: no prompt that is answered is longer.
         model: The model's name at its provider; ``None`` takes the request's.
     """
+    if request.route.dialect in MEDIA:
+        return units.most(request, model, context).prompt
     bound = len(request.body) + FIXED_TOKENS  # what is sent, not what came: a changed request may be longer
     data = request.data
     # Where earlier tool calls stand without the tools, Anthropic is sent a tool that has no use.
@@ -138,6 +141,8 @@ def estimate(
         model: Whose vocabulary counts ``text``.
     """
     prompt = 0
+    if request is not None and request.route.dialect in MEDIA:
+        return units.likely(request)
     if request is not None:
         size = len(request.raw)
         if more_than_text(request):
@@ -311,7 +316,7 @@ def exact_bound(request: LLMRequest, model: str | None = None) -> int | None:
     runs it in a thread then.
     """
     counter = counter_of(model or request.model)
-    if counter is None or request.route.dialect == "messages":
+    if counter is None or request.route.dialect == "messages" or request.route.dialect in MEDIA:
         return None
     try:
         tokens = _REQUEST_TOKENS + sum(_field(name, value, counter, request) for name, value in request.data.items())

@@ -1,7 +1,7 @@
 """Tokens that a provider reports: read from its answer, once, whatever the dialect.
 
 Fields: OpenAI API reference, "usage" objects of Chat, Completions, Embeddings and Responses; Anthropic API reference,
-"Messages", ``usage`` (whose ``input_tokens`` leaves cache reads and writes out).
+"Messages", ``usage`` (whose ``input_tokens`` leaves cache reads and writes out). Images and audio: ``_media_usage``.
 """
 
 from __future__ import annotations
@@ -38,6 +38,23 @@ def _nano(usd: Any) -> int | None:
     return int((Decimal(repr(usd)) * NANO_PER_USD).to_integral_value(ROUND_CEILING))
 
 
+def _spent(usage: dict[str, Any]) -> int | None:
+    """What OpenRouter says that a call cost, in nano-USD, rounded up.
+
+    Where the operator's own key at the model's provider was used (``is_byok``), ``cost`` is the router's fee, and what that
+    provider takes stands beside it. Source: OpenRouter documentation, "Usage accounting", autumn 2026.
+    """
+    cost = usage["cost"]
+    details = usage.get("cost_details")
+    more = details.get("upstream_inference_cost") if type(details) is dict else None
+    if more is None or usage.get("is_byok") is False:
+        return _nano(cost)
+    fee, price = _nano(0 if cost is None else cost), _nano(more)
+    if fee is None or price is None:
+        return fee if price is None else price
+    return int(((Decimal(repr(cost or 0)) + Decimal(repr(more))) * NANO_PER_USD).to_integral_value(ROUND_CEILING))
+
+
 def _told(prompt: Any, completion: Any) -> bool:
     """Whether these are counts: one of them may be missing, and a senseless one makes both unknown, never zero."""
     for value in (prompt, completion):
@@ -66,11 +83,13 @@ def usage_from(usage: Any) -> Usage | None:
             cached = _count(told)
         if told := details.get("cache_write_tokens"):
             cache_write = _count(told)
+    elif told := usage.get("prompt_cache_hit_tokens"):  # DeepSeek's older word
+        cached = _count(told)
     details = usage.get("completion_tokens_details")
     if type(details) is dict and (told := details.get("reasoning_tokens")):
         reasoning = _count(told)
-    cost = _nano(usage["cost"]) if "cost" in usage else None
-    return _new(Usage, (prompt, completion, cached, cache_write, reasoning, False, cost))
+    cost = _spent(usage) if "cost" in usage else None
+    return _new(Usage, (prompt, completion, cached, cache_write, reasoning, False, cost, None))
 
 
 def _other_usage(usage: dict[str, Any]) -> Usage | None:
@@ -79,10 +98,12 @@ def _other_usage(usage: dict[str, Any]) -> Usage | None:
         return None
     read, write = _count(usage.get("cache_read_input_tokens")), _count(usage.get("cache_creation_input_tokens"))
     details = usage.get("input_tokens_details")
-    cached = _count(details.get("cached_tokens")) if type(details) is dict else 0
+    cached = told_write = 0
+    if type(details) is dict:  # parts of the whole, where Anthropic's stand beside it
+        cached, told_write = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
     details = usage.get("output_tokens_details")
     reasoning = _count(details.get("reasoning_tokens")) if type(details) is dict else 0
-    return Usage(_count(given) + read + write, _count(made), cached + read, write, reasoning)
+    return Usage(_count(given) + read + write, _count(made), cached + read, write + told_write, reasoning)
 
 
 def usage_of_answer(body: bytes) -> Usage | None:
@@ -220,12 +241,13 @@ def with_cost(events: bytes, cost: int) -> bytes:
 
     A field of ours that OpenAI's API does not have; its SDKs pass it by.
     """
-    told = []
-    for event in split(events):
-        at = event.rfind(b"}")
-        if at >= 0 and _TELLS_USAGE.search(event) is not None:
-            event = b'%b,"cost_usd":%b%b' % (event[:at], usd_number(cost).encode(), event[at:])
-        told.append(event)
+    told = split(events)
+    for at in range(len(told) - 1, -1, -1):  # the last one that tells it: Anthropic's first event does, too
+        event = told[at]
+        end = event.rfind(b"}")
+        if end >= 0 and _TELLS_USAGE.search(event) is not None:
+            told[at] = b'%b,"cost_usd":%b%b' % (event[:end], usd_number(cost).encode(), event[end:])
+            break
     return b"".join(told)
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
 from .errors import BadRequest
+from .multipart import Form
 from .records import Dialect
 
 MAX_MODEL_LENGTH = 256
@@ -41,16 +43,19 @@ def _wrong(name: str, wanted: str, value: Any) -> BadRequest:
     return BadRequest(f"'{name}' must be {wanted}, not {shown}.", param=name, code="invalid_value")
 
 
+def _not_allowed(name: str) -> BadRequest:
+    return BadRequest(
+        f"'{name}' is not allowed in a request: providers, keys and headers are configured by the gateway's operator. "
+        "Remove the field.",
+        param=name,
+        code="unsupported_parameter",
+    )
+
+
 def check(dialect: Dialect | None, data: dict[str, Any]) -> None:
     """Validate the fields that the gateway acts on; all others pass through as they are. Raises BadRequest."""
     if not REFUSED_FIELDS.isdisjoint(data):
-        name = sorted(REFUSED_FIELDS & data.keys())[0]
-        raise BadRequest(
-            f"'{name}' is not allowed in a request: providers, keys and headers are configured by the gateway's operator. "
-            "Remove the field.",
-            param=name,
-            code="unsupported_parameter",
-        )
+        raise _not_allowed(sorted(REFUSED_FIELDS & data.keys())[0])
     model = data.get("model")
     if type(model) is not str or not model or len(model) > MAX_MODEL_LENGTH or not model.isprintable():
         if model is None:
@@ -72,8 +77,11 @@ def check(dialect: Dialect | None, data: dict[str, Any]) -> None:
         _check_text(data, "input")
     elif dialect == "completions":
         _check_text(data, "prompt")
-    elif dialect == "responses" and "input" in data:
-        _check_text(data, "input")
+    elif dialect == "responses":
+        if "input" in data:
+            _check_text(data, "input")
+    elif dialect in _CHECKS:
+        _CHECKS[dialect](data)
 
 
 _OUTPUT_LIMITS = frozenset({"max_completion_tokens", "max_tokens", "max_output_tokens"})
@@ -145,25 +153,83 @@ def _check_text(data: dict[str, Any], name: str) -> None:
         raise BadRequest(f"'{name}' must not be empty.", param=name)
 
 
+# -- what is not text --------------------------------------------------------------------------------------------------
+
+SLOWEST, FASTEST = 0.25, 4.0
+"""How fast speech may be asked for. Source: OpenAI API reference, "Create speech"."""
+
+MAX_PARTIAL_IMAGES = 3
+"""Previews of an image that is streamed. Source: OpenAI API reference, "Create image"."""
+
+
+def _check_moderation(data: dict[str, Any]) -> None:
+    _check_text(data, "input")
+
+
+def _check_speech(data: dict[str, Any]) -> None:
+    _check_text(data, "input")
+    if type(data["input"]) is not str:
+        raise _wrong("input", "a string", data["input"])
+    _check_strings(data, "stream_format", "response_format", "instructions")
+    speed = data.get("speed")
+    if speed is not None and (type(speed) not in (int, float) or not SLOWEST <= speed <= FASTEST):
+        raise BadRequest(f"'speed' must be a number from {SLOWEST} to {FASTEST}.", param="speed")
+
+
+def _check_images(data: dict[str, Any]) -> None:
+    _check_strings(data, "prompt", "size", "quality", "response_format", "input_fidelity")
+    partial = data.get("partial_images")
+    if partial is not None and (type(partial) is not int or not 0 <= partial <= MAX_PARTIAL_IMAGES):
+        raise _wrong("partial_images", f"a whole number from 0 to {MAX_PARTIAL_IMAGES}", partial)
+
+
+def _check_strings(data: dict[str, Any], *names: str) -> None:
+    for name in names:
+        value = data.get(name)
+        if value is not None and type(value) is not str:
+            raise _wrong(name, "a string", value)
+
+
+_CHECKS: dict[Dialect | None, Callable[[dict[str, Any]], None]] = {
+    "moderations": _check_moderation,
+    "speech": _check_speech,
+    "images": _check_images,
+    "image_edits": _check_images,
+}
+
+
+def check_form(dialect: Dialect | None, form: Form) -> None:
+    """Validate which parts a form has. Raises BadRequest."""
+    names = {part.name for part in form.parts}
+    refused = sorted((REFUSED_FIELDS | {"_charset_"}) & names)  # the latter would have texts read in another way
+    if refused:
+        raise _not_allowed(refused[0])
+    wanted = ("image", "image[]") if dialect == "image_edits" else ("file",)
+    if not any(part.file and part.name in wanted for part in form.parts):
+        raise BadRequest(f"A file named '{wanted[0]}' is required.", param=wanted[0], code="missing_required_parameter")
+
+
 # What the gateway decides on: named twice, it and the provider could each read another one (first wins, last wins).
 _DECIDING = (
     "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of",
     "tenant",
 )  # fmt: skip
 _DECIDED = frozenset(_DECIDING)
-_NEEDLES = {name: b'"%s"' % name.encode() for name in _DECIDING}
+_MEDIA_DECIDED = _DECIDED | {"input", "size", "quality", "partial_images", "speed", "stream_format", "images", "mask"}
+_NEEDLES = {name: b'"%s"' % name.encode() for name in _MEDIA_DECIDED}
 # An escape for an ASCII character: it may spell a key in disguise.
 _DISGUISE = re.compile(rb"\\u00[2-7]")
 
 
-def refuse_twins(raw: bytes, data: dict[str, Any]) -> None:
-    """Refuse a body whose top level names a deciding field twice.
+def refuse_twins(raw: bytes, data: dict[str, Any], *, media: bool = False) -> None:
+    """Refuse a body whose top level names a deciding field twice; of ``media``, what is charged decides, too.
 
     Counting the name's bytes settles almost every body; only where they occur more often are the keys read one by one.
     """
+    deciding = _MEDIA_DECIDED if media else _DECIDED
     doubtful = raw.find(b"\\u00") >= 0 and _DISGUISE.search(raw) is not None
     if not doubtful:
-        for name in _DECIDED.intersection(data):
+        for name in deciding.intersection(data):
             if raw.count(_NEEDLES[name]) > 1:
                 doubtful = True
                 break
@@ -171,7 +237,7 @@ def refuse_twins(raw: bytes, data: dict[str, Any]) -> None:
         return
     seen: set[str] = set()
     for name in _top_level_keys(raw):
-        if name in seen and name in _DECIDING:
+        if name in seen and name in deciding:
             raise BadRequest(f"'{name}' is given twice. Send it once.", param=name, code="duplicate_field")
         seen.add(name)
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from ._asgi import Message, Send, header
+from .media_usage import reader_of
 from .records import Usage
 from .usage import UsageReader, with_cost
 from .wire import LLMRequest, Route
@@ -81,7 +82,7 @@ class Watched:
             content = (header(message, b"content-type") or b"").lower()
             stream = content.startswith(b"text/event-stream")
             if exchange.route.dialect is not None and not exchange.exact:
-                exchange.reader = UsageReader(stream=stream)
+                exchange.reader = reader_of(exchange.request, content)
             asked = exchange.request is not None and exchange.request.stream  # whatever it calls what it sends
             if not stream and not asked and exchange.awaited and content.find(b"json") >= 0:
                 self._held = message

@@ -227,8 +227,8 @@ Staged = Callable[[list[Part]], AbstractAsyncContextManager[Scene]]
 
 
 async def see(talk: Talk, seen: int | None) -> None:
-    """Read as far as so many events."""
-    if seen is None:
+    """Read as far as so many events; the head of a provider's stream comes with its first one."""
+    if not seen:
         return
     assert (await talk.next())["status"] == 200
     text = b""
@@ -336,7 +336,7 @@ async def ask_and_leave(port: int, body: Any, seen: int | None, waits: Callable[
         b"Content-Length: %d\r\n\r\n%b" % (len(raw), raw)
     )
     text = b""
-    while seen is not None and (b"\r\n\r\n" not in text or text.count(b"data:") < seen):
+    while seen and (b"\r\n\r\n" not in text or text.count(b"data:") < seen):
         text += await reader.read(65536)
     await until(waits)
     if reset:

@@ -11,10 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import anthropic
 import openai
 import pytest
 
-from .servers import KEY, ROOT, Server, environment, fetch, free_port, running, shown, uvicorn
+from asgi_llm_gateway.adapters._native_messages import counted
+from asgi_llm_gateway.adapters.llamacpp import LlamaCppAdapter
+from asgi_llm_gateway.proxy.app import ProxyApp
+from asgi_llm_gateway.proxy.routing import Router
+from asgi_llm_gateway.wire import Route, parse
+
+from .servers import KEY, ROOT, Server, environment, fetch, free_port, running, serving, shown, uvicorn
 
 pytestmark = pytest.mark.real
 
@@ -229,3 +236,155 @@ def test_embeddings_are_answered(model: Path, tmp_path: Path) -> None:
     assert [len(row.embedding) for row in answer.data] == [64, 64]
     assert answer.data[0].embedding != answer.data[1].embedding
     assert answer.usage.prompt_tokens > 0
+
+
+# -- the adapter for it, before a server that was given no alias for its model -----------------------------------------
+
+
+class Own(NamedTuple):
+    """A ProxyApp's URL, and what its llama.cpp server calls the model: a file of the operator's."""
+
+    url: str
+    file: str
+    adapter: LlamaCppAdapter
+
+    def openai(self) -> openai.OpenAI:
+        """The official SDK, pointed at the app."""
+        return openai.OpenAI(base_url=self.url + "/v1", api_key=KEY, max_retries=0)
+
+    def ask(self, body: Any, path: str = "/v1/chat/completions") -> Any:
+        """One call as it is, and its answer as it is: no word of it may tell of the file."""
+        reply = fetch(self.url + path, body)
+        assert self.file.encode() not in reply.body
+        assert b".gguf" not in reply.body
+        return reply
+
+
+@pytest.fixture(scope="module")
+def own(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
+    """Both."""
+    folder = tmp_path_factory.mktemp("own")
+    command = [sys.executable, "-m", "tests.real.llama_server", str(model), "--port", str(free_port()), "--no-alias"]
+    with running(command, environment(folder), folder) as llama:
+        adapter = LlamaCppAdapter("llamacpp", llama.url + "/v1")
+        with serving(ProxyApp(router=Router([adapter]))) as url:
+            yield Own(url, str(model), adapter)
+
+
+CHAT: dict[str, Any] = {"model": "llamacpp/tiny", "messages": HELLO, "max_tokens": 6}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", CHAT),
+        ("/v1/messages", CHAT),
+        ("/v1/responses", {"model": "llamacpp/tiny", "input": "tell me", "max_output_tokens": 16}),
+        ("/v1/completions", {"model": "llamacpp/tiny", "prompt": "the gateway", "max_tokens": 6}),
+    ],
+)
+def test_no_answer_tells_of_the_models_file(own: Own, path: str, body: dict[str, Any], stream: bool) -> None:
+    """In no dialect and in no event: the model is called by the name that was asked for."""
+    reply = own.ask({**body, "stream": stream}, path)
+    assert reply.status == 200
+    assert b'"model":"llamacpp/tiny"' in reply.body
+
+
+def test_it_speaks_messages_natively(own: Own) -> None:
+    """Anthropic's own SDK, streamed and not; counts and all come from the server."""
+    with anthropic.Anthropic(base_url=own.url, api_key=KEY, max_retries=0) as client:
+        whole = client.messages.create(**CHAT)
+        with client.messages.stream(**CHAT) as stream:
+            last = stream.get_final_message()
+    for message in (whole, last):
+        assert message.content[0].type == "text"
+        assert message.stop_reason in ("max_tokens", "end_turn")
+        assert message.usage.output_tokens > 0
+        assert message.model == "llamacpp/tiny"
+
+
+def test_it_speaks_responses_natively(own: Own) -> None:
+    """OpenAI's SDK, streamed and not."""
+    with own.openai() as client:
+        whole = client.responses.create(model="llamacpp/tiny", input="tell me", max_output_tokens=16)
+        events = list(
+            client.responses.create(model="llamacpp/tiny", input="tell me", max_output_tokens=16, stream=True)
+        )
+    assert whole.output_text
+    assert whole.usage is not None
+    assert whole.usage.output_tokens > 0
+    assert events[-1].type in ("response.completed", "response.incomplete")
+
+
+@pytest.mark.parametrize("field", ["n_predict", "n_cmpl"])
+def test_the_servers_second_names_for_limits_are_refused(own: Own, field: str) -> None:
+    """It would believe them in place of ``max_tokens`` and ``n``, which are what was checked and held for."""
+    reply = own.ask({**CHAT, field: 30})
+    assert (reply.status, reply.json()["error"]["param"]) == (400, field)
+
+
+def test_a_request_without_a_limit_comes_to_an_end(own: Own) -> None:
+    """The model never says that it is done here: the gateway's limit ends it, or the server's context."""
+    reply = own.ask({"model": "llamacpp/tiny", "messages": HELLO, "logit_bias": {"260": -100, "2": -100}})
+    assert reply.status == 200
+    assert reply.json()["choices"][0]["finish_reason"] == "length"
+    assert reply.json()["usage"]["completion_tokens"] <= 4096
+
+
+def test_the_function_that_is_named_is_called(own: Own) -> None:
+    """``tool_choice`` as an object: the other function is never called, whatever the model would like."""
+    other: Any = {"type": "function", "function": {**WEATHER["function"], "name": "other"}}
+    with own.openai() as client:
+        answer: Any = client.chat.completions.create(
+            model="llamacpp/tiny", messages=HELLO, tools=[other, WEATHER], max_tokens=300, temperature=0,
+            tool_choice={"type": "function", "function": {"name": "weather"}}, logit_bias=TOOL_BIAS,
+        )  # fmt: skip
+    assert answer.choices[0].message.tool_calls[0].function.name == "weather"
+
+
+def test_a_prompt_that_is_too_long_is_called_as_openai_calls_it(own: Own) -> None:
+    """400 ``context_length_exceeded``, whole and streamed."""
+    for stream in (False, True):
+        reply = own.ask({**CHAT, "messages": [{"role": "user", "content": "tell me " * 9000}], "stream": stream})
+        error = reply.json()["error"]
+        assert (reply.status, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
+
+
+def test_what_reaches_into_others_slots_is_kept_back(own: Own) -> None:
+    """And told in a header."""
+    reply = own.ask({**CHAT, "id_slot": 1, "cache_prompt": False})
+    assert reply.status == 200
+    assert reply.headers["x-llm-dropped-fields"] == "id_slot, cache_prompt"
+    assert "timings" in reply.json()
+
+
+def test_it_counts_a_prompt_exactly(own: Own) -> None:
+    """As many tokens as the call itself is then billed for."""
+    asked = parse(Route("authenticated", "messages", "/v1/messages/count_tokens"), json.dumps(CHAT).encode())
+    made = own.adapter.count_request(asked, "tiny")
+    told = counted("llamacpp", fetch(made.endpoint.url, made.body).body)
+    used = own.ask(CHAT, "/v1/messages").json()["usage"]
+    assert told == used["input_tokens"] + used["cache_read_input_tokens"] > 0
+
+
+def test_a_picture_by_url_never_reaches_the_server(own: Own) -> None:
+    """400 by the gateway: the model's host loads nothing."""
+    content = [{"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/x.png"}}]
+    reply = own.ask({**CHAT, "messages": [{"role": "user", "content": content}]})
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "messages[0].content[0].image_url")
+
+
+def test_embeddings_come_in_the_encoding_that_was_asked_for(model: Path, tmp_path: Path) -> None:
+    """Base64 for the SDK, numbers for whoever asks for nothing, and both are the same vector."""
+    command = [sys.executable, "-m", "tests.real.llama_server", str(model), "--port", str(free_port()), "--embedding"]
+    with running(command, environment(tmp_path), tmp_path) as llama:
+        app = ProxyApp(router=Router([LlamaCppAdapter("llamacpp", llama.url + "/v1")]))
+        with serving(app) as url, openai.OpenAI(base_url=url + "/v1", api_key=KEY) as client:
+            asked = {"model": "llamacpp/tiny", "input": "the gateway"}
+            plain = fetch(url + "/v1/embeddings", asked).json()["data"][0]["embedding"]
+            text = fetch(url + "/v1/embeddings", {**asked, "encoding_format": "base64"}).json()["data"][0]["embedding"]
+            decoded = client.embeddings.create(model="llamacpp/tiny", input="the gateway").data[0].embedding
+    assert isinstance(text, str)
+    assert len(plain) == len(decoded) == 64
+    assert plain == pytest.approx(decoded, rel=1e-5)

@@ -359,7 +359,7 @@ async def test_what_is_no_llm_call_passes() -> None:
     """Other paths and other methods are none of our business."""
 
     async def handler() -> Any:
-        one = await shop.post({"a": 1}, "https://api.openai.com/v1/moderations")
+        one = await shop.post({"a": 1}, "https://api.openai.com/v1/vector_stores")
         other = await shop.client.request("GET", URL, content=b"{}")
         third = await shop.post({"role": "user"}, "https://api.openai.com/v1/threads/thread_1/messages")
         return [one.status_code, other.status_code, third.status_code]

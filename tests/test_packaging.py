@@ -24,6 +24,9 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf
 # What needs an extra, and what it says where that is not installed. The message is a command that can be pasted.
 MISSING = {
     "from asgi_llm_gateway import RateLimitMiddleware": "asgi-llm-gateway[ratelimit]",
+    "from asgi_llm_gateway import CacheMiddleware": "asgi-llm-gateway[cache]",
+    "from asgi_llm_gateway import MetricsMiddleware": "asgi-llm-gateway[metrics]",
+    "from asgi_llm_gateway import LoggingMiddleware; LoggingMiddleware(print)": "asgi-llm-gateway[logging]",
     "from asgi_llm_gateway import create_app": "asgi-llm-gateway[server]",
     "import asgi_llm_gateway.admin.app": "asgi-llm-gateway[server]",
     "import asgi_llm_gateway.stores.sql": "asgi-llm-gateway[sql]",

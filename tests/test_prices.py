@@ -23,7 +23,7 @@ from asgi_llm_gateway.prices import (
     output_for,
     warm,
 )
-from asgi_llm_gateway.records import Price, Tier, Usage
+from asgi_llm_gateway.records import Price, Tier, UnitPrice, Usage
 
 GIGA = 10**9  # nano-USD in a dollar
 
@@ -133,10 +133,10 @@ def test_the_context_window_is_known_where_it_can_be_true() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["no-such-model", "gpt-4o-of-mine", "whisper-1", "", "/", "x/", "/x", "\0", "é" * 200]
+    "model", ["no-such-model", "gpt-4o-of-mine", "mistral-ocr-latest", "", "/", "x/", "/x", "\0", "é" * 200]
 )
 def test_a_model_that_nobody_lists_has_no_price(model: str) -> None:
-    """Nor one that is priced by the minute."""
+    """Nor one that is priced by the page."""
     assert DEFAULT_PRICES.find(model) is None
     assert DEFAULT_PRICES.find(model) is None  # remembered
 
@@ -310,3 +310,42 @@ def test_the_output_that_fits_is_the_most_that_fits(price: Price, bound: int, am
 def test_what_was_held_for_an_output_pays_for_it(price: Price, bound: int, output: int) -> None:
     """Back and forth: a hold taken for a limit grants that limit."""
     assert output_for(ceiling_of(bound, output, price), bound, price, output) == output
+
+
+# -- what is not text --------------------------------------------------------------------------------------------------
+
+
+def test_audio_is_listed_by_the_hour_and_speech_by_the_character() -> None:
+    """As prices of a minute and of a million characters; our own table says the same."""
+    listed = _price_source.listed("whisper-1", "openai", 1.8e9).price
+    assert listed is not None
+    assert listed.units == UnitPrice(minute=6_000_000)
+    assert _price_source.listed("tts-1", "openai", 1.8e9).price == DEFAULT_PRICES.find("tts-1")
+    own = DEFAULT_PRICES.find("whisper-1")
+    assert own is not None
+    assert own.units == listed.units
+    newer = DEFAULT_PRICES.find("gpt-transcribe", "openai")
+    assert newer is not None
+    assert newer.units == UnitPrice(minute=4_500_000)
+
+
+def test_tokens_of_images_and_audio_have_their_own_prices() -> None:
+    """Where the list tells them: the dearest of one side stands for all media of that side."""
+    image, heard = DEFAULT_PRICES.find("gpt-image-1", "openai"), DEFAULT_PRICES.find("gpt-4o-transcribe", "openai")
+    newer = DEFAULT_PRICES.find("gpt-image-1.5", "openai")
+    assert image is not None
+    assert heard is not None
+    assert newer is not None
+    assert (image.prompt, image.completion, image.units) == (5 * 10**9, 40 * 10**9, UnitPrice(media_in=10 * 10**9))
+    assert (heard.prompt, heard.units) == (25 * 10**8, UnitPrice(media_in=6 * 10**9))
+    assert newer.units == UnitPrice(media_in=8 * 10**9, media_out=32 * 10**9)
+
+
+def test_a_chat_costs_what_it_did_where_media_have_other_prices() -> None:
+    """Text that is told as such is charged as such."""
+    price = DEFAULT_PRICES.find("gpt-audio", "openai")
+    assert price is not None
+    assert price.units is not None
+    usage = Usage(1000, 100, cached=10)
+    assert cost_of(usage, price) == cost_of(usage, price._replace(units=None))
+    assert ceiling_of(1000, 100, price) == ceiling_of(1000, 100, price._replace(units=None))

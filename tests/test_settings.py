@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from asgi_llm_gateway.errors import StoreError
-from asgi_llm_gateway.proxy.routing import Router, router_of
+from asgi_llm_gateway.proxy.providers import router_of
+from asgi_llm_gateway.proxy.routing import Router
 from asgi_llm_gateway.settings import FileConfig, Settings, SettingsError, nano_usd, read_file, secret
 from asgi_llm_gateway.stores.shared import store_url
 
@@ -30,6 +31,11 @@ NAMES: dict[str, tuple[str, Callable[[Settings], object], object]] = {
     "ENABLE_RATE_LIMIT": ("0", lambda settings: settings.enable_rate_limit, False),
     "RATE_LIMIT_WINDOW_MS": ("1500", lambda settings: settings.rate_limit_window_ms, 1500),
     "RATE_LIMIT_MAX_REQUESTS": ("7", lambda settings: settings.rate_limit_max_requests, 7),
+    "RATE_LIMIT_MAX_TOKENS": ("70", lambda settings: settings.rate_limit_max_tokens, 70),
+    "RATE_LIMIT_MAX_CONCURRENCY": ("3", lambda settings: settings.rate_limit_max_concurrency, 3),
+    "RATE_LIMIT_QUEUE_MS": ("500", lambda settings: settings.rate_limit_queue_ms, 500),
+    "RATE_LIMIT_REDIS_TIMEOUT_MS": ("20", lambda settings: settings.rate_limit_redis_timeout_ms, 20),
+    "REPLICAS": ("3", lambda settings: settings.replicas, 3),
     "DATABASE_URL": ("sqlite:///a.db", lambda settings: secret(settings.database_url), "sqlite:///a.db"),
     "REDIS_URL": ("redis://h:1/0", lambda settings: secret(settings.redis_url), "redis://h:1/0"),
     "GATEWAY_ADMIN_KEY": ("k" * 32, lambda settings: secret(settings.gateway_admin_key), "k" * 32),
@@ -76,6 +82,9 @@ def test_foreign_variables_are_left_alone() -> None:
         ("ENABLE_STREAMING", "perhaps"),
         ("RATE_LIMIT_WINDOW_MS", "0"),
         ("RATE_LIMIT_MAX_REQUESTS", "1.5"),
+        ("RATE_LIMIT_MAX_TOKENS", "0"),
+        ("RATE_LIMIT_QUEUE_MS", "-1"),
+        ("REPLICAS", "0"),
         ("MAX_BODY_BYTES", "10"),
         ("IDLE_TIMEOUT_SECONDS", "0"),
         ("IDLE_TIMEOUT_SECONDS", "nan"),
@@ -281,7 +290,7 @@ def test_a_key_turns_a_provider_on() -> None:
         ("echo", "echo", "echo"),
     ]
     for model, provider, upstream in names:
-        target = router.resolve(model)[0].target
+        target = router.way(model).places[0].target
         assert (target.provider, target.model) == (provider, upstream)
     assert {"echo", "gpt-4o", "claude-opus-5", "openrouter/auto", "llamacpp/default"} <= set(router.models)
 

@@ -284,13 +284,13 @@ def then_stall(*pieces: bytes) -> Script:
     return script
 
 
-def streaming(*events: bytes) -> Script:
-    """Each request gets the same event stream."""
+def streaming(*events: bytes, gap: float = 0.0) -> Script:
+    """Each request gets the same event stream, its events ``gap`` seconds apart."""
 
     async def script(peer: Peer) -> None:
         while True:
             await peer.request()
-            await peer.send(STREAM_HEAD, *(chunk(one) for one in events), LAST_CHUNK)
+            await peer.send(STREAM_HEAD, *(chunk(one) for one in events), LAST_CHUNK, gap=gap)
 
     return script
 

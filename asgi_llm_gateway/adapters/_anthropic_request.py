@@ -14,6 +14,7 @@ import orjson
 
 from ..errors import BadRequest
 from ..wire import LLMRequest
+from ._anthropic_json import answer_tool
 from ._anthropic_messages import Block, Conversation, cache_control, named, no_word_for, safe_name, wrong
 from ._anthropic_models import Abilities, abilities, strict_schema
 from .base import Unsupported
@@ -24,6 +25,9 @@ class Translation(NamedTuple):
 
     body: bytes
     dropped: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Translation({len(self.body)} bytes)"  # no prompt
 
 
 def translate(request: LLMRequest, model: str, *, version: str, default_max_tokens: int) -> Translation:
@@ -87,6 +91,7 @@ class _Writer:
         self._request = request
         self._data = {name: value for name, value in request.data.items() if value is not None}
         self._able = able
+        self._answer_tool: Block | None = None
         self.dropped: dict[str, None] = {}  # in order
 
     def _drop(self, name: str) -> None:
@@ -137,7 +142,9 @@ class _Writer:
             raise wrong("tools", "an array")
         tools = [self._tool(tool, f"tools[{at}]") for at, tool in enumerate(given)]
         choice = self._choice(tools)
-        if not tools:
+        if self._answer_tool is not None:
+            choice = self._choose_answer(tools, choice)
+        elif not tools:
             if choice is not None and choice["type"] in ("any", "tool"):
                 raise BadRequest("'tool_choice' asks for a call, and there are no 'tools'.", param="tool_choice")
             choice = None
@@ -151,6 +158,17 @@ class _Writer:
         if choice is not None:
             body["tool_choice"] = choice
         return choice is not None and choice["type"] in ("any", "tool")
+
+    def _choose_answer(self, tools: list[Block], choice: Block | None) -> Block:
+        """Add the tool that gives the answer: to be called in any case, or instead of one of the client's own."""
+        assert self._answer_tool is not None
+        own = bool(tools) and (choice is None or choice["type"] == "auto")
+        tools.append(self._answer_tool)
+        if not own:
+            return {"type": "tool", "name": self._answer_tool["name"], "disable_parallel_tool_use": True}
+        if self._data.get("parallel_tool_calls") is False:
+            return {"type": "any", "disable_parallel_tool_use": True}
+        return {"type": "any"}
 
     def _tool(self, tool: Any, place: str) -> Block:
         if type(tool) is not dict:
@@ -213,22 +231,43 @@ class _Writer:
             return
         kind = wanted.get("type") if type(wanted) is dict else None
         if kind == "json_object":
-            system.append({"type": "text", "text": _ONLY_JSON})
+            if self._able.schemas or not self._can_force():
+                system.append({"type": "text", "text": _ONLY_JSON})
+            elif not self._calls_instead():
+                self._answer_tool = answer_tool(self._data, None)
         elif kind == "json_schema":
             told = wanted.get("json_schema")
             schema = told.get("schema") if type(told) is dict else None
             if type(schema) is not dict:
                 raise wrong("response_format.json_schema.schema", "an object")
-            if not self._able.schemas:
-                raise Unsupported("This model has no structured outputs. Use a newer one, or 'json_object'.",
-                                  param="response_format")  # fmt: skip
             if told.get("description") and "description" not in schema:
                 schema = {**schema, "description": told["description"]}
+            if not self._able.schemas:
+                if not self._can_force():
+                    raise Unsupported("This model has no structured outputs while it thinks. Remove 'thinking', use "
+                                      "'json_object', or a newer model.", param="response_format")  # fmt: skip
+                if not self._calls_instead():
+                    self._answer_tool = answer_tool(self._data, schema)
+                return
             body["output_config"] = {
                 "format": {"type": "json_schema", "schema": strict_schema(schema, "response_format")}
             }
         elif kind != "text":
             raise wrong("response_format.type", "'text', 'json_object' or 'json_schema'")
+
+    def _can_force(self) -> bool:
+        """Whether the model can be made to call a tool; none can while it thinks."""
+        thinking = self._data.get("thinking")
+        thinks = type(thinking) is dict and thinking.get("type") != "disabled"
+        return self._able.forced_tools and not thinks
+
+    def _calls_instead(self) -> bool:
+        """Whether the answer is to be a call of the client's tools, which has no format."""
+        choice = self._data.get("tool_choice")
+        if type(choice) is dict and choice.get("type") == "allowed_tools":
+            allowed = choice.get("allowed_tools")
+            choice = allowed.get("mode") if type(allowed) is dict else None
+        return choice == "required" or type(choice) is dict
 
     def _put_thinking(self, body: dict[str, Any], forced: bool) -> None:
         """How hard to think. A call that is forced can't be thought about: there only the effort is told."""

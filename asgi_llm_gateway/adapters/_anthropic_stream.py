@@ -12,11 +12,11 @@ from .._sample import StreamSample, streamed_tokens
 from .._sse import EventSplitter, EventTooLong, data_of
 from ..errors import GatewayError, UpstreamError
 from ..records import Usage
-from ..usage import usage_from
 from ..wire import LLMRequest
+from ._anthropic_usage import Tally
 
-_PROMPT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _DONE = b"data: [DONE]\n\n"
+_PING = b": ping\n\n"
 STOP_REASONS: Mapping[str, str] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -34,33 +34,6 @@ def finish_reason(stop_reason: Any, called: bool) -> str:
     """Why the answer ended, in OpenAI's words; never a word that its clients do not know."""
     found = STOP_REASONS.get(stop_reason) if type(stop_reason) is str else None
     return found or ("tool_calls" if called else "stop")
-
-
-def counts(usage: Any) -> Usage | None:
-    """A usage object as counts. Where it has several legs, all of them were made and are paid for."""
-    found = _leg(usage)
-    legs = usage.get("iterations") if type(usage) is dict else None
-    if found is not None and type(legs) is list:
-        read = [leg for one in legs if (leg := _leg(one)) is not None]
-        whole = Usage(
-            sum(leg.prompt for leg in read),
-            sum(leg.completion for leg in read),
-            sum(leg.cached for leg in read),
-            sum(leg.cache_write for leg in read),
-            sum(leg.reasoning for leg in read),
-        )
-        if whole.total > found.total:  # the numbers at the top may be those of the last leg
-            return whole
-    return found
-
-
-def _leg(usage: Any) -> Usage | None:
-    found = usage_from(usage)
-    if found is None:
-        return None
-    details = usage.get("output_tokens_details")
-    thought = details.get("thinking_tokens") if type(details) is dict else None
-    return found._replace(reasoning=thought) if type(thought) is int and 0 <= thought <= found.completion else found
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
@@ -82,16 +55,22 @@ class AnthropicStream:
         request: What was asked.
         names: The tools whose names had to be changed, to what the client calls them.
         failed_with: What an error event is called towards the client.
+        answer_tool: The tool whose input is the answer itself, see ``_anthropic_json``; ``None`` for no such tool.
 
     The reason of the end and the counts are told with the last event, for until then both may change.
     """
 
-    __slots__ = ("_after", "_before", "_begun", "_blocks", "_calls", "_counted", "_failed_with", "_name", "_names",
-                 "_splitter", "_stop", "_thoughts", "_told", "_wants_usage", "complete", "ending", "failed",
+    __slots__ = ("_after", "_answer_tool", "_answered", "_before", "_begun", "_blocks", "_calls", "_failed_with", "_name",
+                 "_names", "_splitter", "_stop", "_tally", "_thoughts", "_wants_usage", "complete", "ending", "failed",
                  "sample")  # fmt: skip
 
     def __init__(
-        self, name: str, request: LLMRequest, names: Mapping[str, str], failed_with: Callable[[bytes], GatewayError]
+        self,
+        name: str,
+        request: LLMRequest,
+        names: Mapping[str, str],
+        failed_with: Callable[[bytes], GatewayError],
+        answer_tool: str | None = None,
     ) -> None:
         self.sample = StreamSample()
         self.ending = False
@@ -102,8 +81,9 @@ class AnthropicStream:
         self._failed_with = failed_with
         self._wants_usage = request.wants_usage
         self._splitter = EventSplitter()
-        self._told: dict[str, Any] = {}  # usage, the latest of each count
-        self._counted = False  # what was made, and not only what was asked
+        self._tally = Tally()
+        self._answer_tool = answer_tool
+        self._answered = False
         self._stop: dict[str, Any] | None = None
         self._blocks: dict[Any, dict[str, Any]] = {}
         self._calls = 0
@@ -114,15 +94,10 @@ class AnthropicStream:
     @property
     def usage(self) -> Usage | None:
         """See StreamDecoder. The first event knows the prompt's tokens only: what was made until a cut is estimated."""
-        found = counts(self._told) if self._told else None
-        if found is None or (self._counted and self._stop is not None):
+        found = self._tally.usage
+        if found is None or (self._tally.counted and self._stop is not None):
             return found
         return found._replace(completion=max(found.completion, self.tokens()), estimated=True)
-
-    @usage.setter
-    def usage(self, usage: Usage | None) -> None:
-        """StreamDecoder has an attribute here; nobody knows better than the events."""
-        raise AttributeError("usage is read from the events")
 
     @property
     def events(self) -> int:
@@ -143,8 +118,9 @@ class AnthropicStream:
         for event in events:
             told = data_of(event)
             if told:
-                self.sample.add(event, 1)
-                out.append(self._read(told))
+                said = self._read(told)
+                self.sample.add(event, int(said is not _PING))  # a sign of life is no part of an answer
+                out.append(said)
         return b"".join(out)
 
     def finish(self) -> bytes:
@@ -158,6 +134,10 @@ class AnthropicStream:
         if self.complete or self.failed or self._stop is None:
             return out
         return out + self._end()
+
+    def failure(self, error: GatewayError) -> bytes:
+        """See StreamDecoder."""
+        return error.event()
 
     def _read(self, told: bytes) -> bytes:
         if self.complete or self.failed:
@@ -178,10 +158,7 @@ class AnthropicStream:
             case "message_start":
                 return self._begin(_dict(event, "message"))
             case "message_delta":
-                # The counts are cumulative: to add the events up would bill a stream twice.
-                usage = _dict(event, "usage")
-                self._count(usage)
-                self._counted = self._counted or type(usage.get("output_tokens")) is int
+                self._tally.add(_dict(event, "usage"))
                 delta = _dict(event, "delta")
                 if delta.get("stop_reason") is not None:
                     self._stop = delta
@@ -191,11 +168,13 @@ class AnthropicStream:
             case "error":
                 self.failed = self.ending = True
                 return self._failed_with(told).event()
-            case _:  # ping, and what may be new
+            case "ping":  # a sign of life, while the model thinks: clients pass comments over
+                return _PING
+            case _:  # what may be new
                 return b""
 
     def _begin(self, message: dict[str, Any]) -> bytes:
-        self._count(message.get("usage"))
+        self._tally.begin(message.get("usage"))
         if self._begun:
             return b""
         self._begun = True
@@ -207,16 +186,6 @@ class AnthropicStream:
         head = {"id": id, "object": "chat.completion.chunk", "created": int(time.time()), "model": model}
         self._before = b"data: " + orjson.dumps(head)[:-1]
         self._after = b',"usage":null}\n\n' if self._wants_usage else b"}\n\n"
-
-    def _count(self, usage: Any) -> None:
-        """Merge counts: the latest wins, but where nothing of the prompt is told."""
-        if type(usage) is not dict:
-            return
-        told = {name: value for name, value in usage.items() if value is not None}
-        if not any(told.get(name) for name in _PROMPT):
-            for name in _PROMPT:
-                told.pop(name, None)
-        self._told.update(told)
 
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
@@ -231,6 +200,12 @@ class AnthropicStream:
                 return self._more(block, {"type": f"{kind}_delta", kind: block.get(kind)})
             case "redacted_thinking":
                 return self._thought({"type": "redacted_thinking", "data": _str(block, "data")})
+            case "tool_use" if self._answer_tool is not None and block.get("name") == self._answer_tool:
+                if not self._answered:  # a second one would be a second answer
+                    self._answered = True
+                    block["call"] = None
+                    block["input"] = self._whole_input(block.get("input"))
+                return b""
             case "tool_use":
                 # The client's index counts calls; the provider's counts blocks of all kinds.
                 block["call"] = self._calls
@@ -272,6 +247,8 @@ class AnthropicStream:
         if not text:
             return b""
         block["some"] = True
+        if block["call"] is None:
+            return self._chunk({"content": text})
         return self._chunk({"tool_calls": [{"index": block["call"], "function": {"arguments": text}}]})
 
     def _stopped(self, block: dict[str, Any] | None) -> bytes:
@@ -299,7 +276,10 @@ class AnthropicStream:
         details = stop.get("stop_details")
         if type(details) is dict and _str(details, "explanation"):
             out += self._chunk({"refusal": details["explanation"]})
-        out += self._chunk({}, finish_reason(stop.get("stop_reason"), self._calls > 0))
+        reason = finish_reason(stop.get("stop_reason"), self._calls > 0)
+        if reason == "tool_calls" and self._answered and not self._calls:
+            reason = "stop"
+        out += self._chunk({}, reason)
         usage = self.usage
         if self._wants_usage and usage is not None:
             out += b'%b,"choices":[],"usage":%b}\n\n' % (self._before, orjson.dumps(usage_object(usage)))

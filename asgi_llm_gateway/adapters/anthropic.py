@@ -1,11 +1,14 @@
-"""Anthropic's dialect, for clients that speak OpenAI's. Source: Anthropic API reference, "Messages", 2023-06-01."""
+"""Anthropic's API: natively for clients that speak it, and for those that speak OpenAI's.
+
+Source: Anthropic API reference, "Messages", 2023-06-01 (and 2026-10-21).
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,31 +16,21 @@ import orjson
 
 from .. import __version__
 from ..errors import GatewayError, Header, UpstreamError
-from ..wire import LLMRequest
+from ..wire import Dialect, LLMRequest, may_be_huge
+from ._anthropic_guard import api_headers, guard
+from ._anthropic_json import answer_tool_name
 from ._anthropic_request import given_names, translate
-from ._anthropic_stream import AnthropicStream, counts, finish_reason, usage_object
-from .base import Answer, Endpoint, Unsupported, UpstreamRequest, clean, error_fields, failure
+from ._anthropic_stream import AnthropicStream, finish_reason, usage_object
+from ._anthropic_usage import counts
+from ._moved import fit_messages
+from ._native_messages import MessagesStream, error_status, native_answer
+from .base import Answer, Endpoint, StreamDecoder, Unsupported, UpstreamRequest, clean, error_fields, failure
 
-# "Errors": the status of a type, for an error inside a stream, which has none.
-_STATUSES = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "conflict_error": 409,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
 # The account's own limits, which come as 400 and 429: nothing that the client could wait for or do something about.
 _ACCOUNT_CODE = re.compile(r"spend_limit|on_hold")
 _ACCOUNT = re.compile(r"credit balance|spend(?:ing)? limit|API usage limits", re.IGNORECASE)
 _TOO_LONG = re.compile(r"prompt is too long|exceed(?:s|ed)? (?:the )?context", re.IGNORECASE)
 _TIERS = {"priority": "priority", "standard": "default"}
-# Whole numbers that do not fit 64 bits: orjson reads them as floats.
-_HUGE = re.compile(rb"\d{19}")
 
 
 class AnthropicAdapter:
@@ -48,11 +41,19 @@ class AnthropicAdapter:
         base_url: ``https://api.anthropic.com``, with or without the version's ``/v1``.
         api_key: The key there.
         models: Models that are known to be there.
-        version: The version of the API.
+        version: The version of the API; of a client that speaks it natively, where it names none.
         default_max_tokens: The output limit in tokens where the client sets none; the API demands one.
+        server_tools: Whether native clients may use tools that the provider runs itself (web search, code execution). They
+            cost money a use beside the tokens, which no budget counts.
+        betas: The beta features (``anthropic-beta``) that native clients may use; ``None`` for all.
+
+    A native client's body goes on byte for byte, but for the model's name and for what another provider left in it. What
+    names things of the account that all tenants share, or what decides where the provider's money and trust go, is refused
+    by name.
     """
 
-    translates = True
+    speaks: frozenset[Dialect] = frozenset({"chat", "messages"})
+    translates: frozenset[Dialect] = frozenset({"chat"})
 
     def __init__(
         self,
@@ -63,6 +64,8 @@ class AnthropicAdapter:
         models: Sequence[str] | None = None,
         version: str = "2023-06-01",
         default_max_tokens: int = 4096,
+        server_tools: bool = False,
+        betas: Collection[str] | None = None,
     ) -> None:
         if any(character in f"{api_key}{version}" for character in "\r\n\0"):
             raise ValueError("an API key or a version can't hold line breaks")
@@ -73,6 +76,8 @@ class AnthropicAdapter:
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self._version = version
         self._default_max_tokens = default_max_tokens
+        self._server_tools = server_tools
+        self._betas = None if betas is None else frozenset(betas)
         place = urlsplit(self.base_url).netloc
         # What a provider's words must not tell. A lone name without a port may be any word.
         self._secrets = tuple(one for one in (api_key, place if re.search(r"[.:]", place) else None) if one)
@@ -81,23 +86,43 @@ class AnthropicAdapter:
             (b"accept", b"application/json, text/event-stream"),
             (b"accept-encoding", b"identity"),  # the usage is read as it passes
             (b"user-agent", b"asgi-llm-gateway/" + __version__.encode()),
-            (b"anthropic-version", version.encode("latin-1")),
         ]
         if api_key:
             headers.append((b"x-api-key", api_key.encode("latin-1")))
-        self._endpoint = Endpoint("POST", self.base_url + "/v1/messages", headers)
+        url = self.base_url + "/v1/messages"
+        self._endpoint = Endpoint("POST", url, [*headers, (b"anthropic-version", version.encode("latin-1"))])
+        # Natively, the version is the client's choice, a header of each request.
+        self._native = Endpoint("POST", url, headers)
+        self._counting = Endpoint("POST", url + "/count_tokens", headers)
 
     def request(self, request: LLMRequest, model: str) -> UpstreamRequest:
         """See Adapter."""
+        if request.route.dialect == "messages":
+            return self._natively(self._native, request, model, server_tools=self._server_tools)
         if request.route.dialect != "chat":
             raise Unsupported(f"The provider '{self.name}' can't be asked in this API.", code="unsupported_api")
         body, dropped = translate(request, model, version=self._version, default_max_tokens=self._default_max_tokens)
         return UpstreamRequest(self._endpoint, body, tuple(dropped))
 
+    def count_request(self, request: LLMRequest, model: str) -> UpstreamRequest:
+        """See CountsTokens. To count what a tool of the provider's adds costs nothing."""
+        return self._natively(self._counting, request, model, server_tools=True)
+
+    def _natively(self, endpoint: Endpoint, request: LLMRequest, model: str, *, server_tools: bool) -> UpstreamRequest:
+        guard(request, server_tools=server_tools)
+        headers = api_headers(request, self._version, self._betas)
+        changes, dropped = fit_messages(request, model, headers[0][1].decode("latin-1"))
+        if model != request.model:
+            changes = {**changes, "model": model}
+        body = (request.with_fields(**changes) if changes else request).body
+        return UpstreamRequest(endpoint, body, dropped, headers)
+
     def response(self, request: LLMRequest, body: bytes) -> Answer:
         """See Adapter."""
+        if request.route.dialect == "messages":
+            return native_answer(self.name, body, self._failed)
         try:
-            told = (json if _HUGE.search(body) is not None else orjson).loads(body)
+            told = (json if may_be_huge(body) else orjson).loads(body)
         except (ValueError, RecursionError):
             raise UpstreamError(f"The provider '{self.name}' sent what is not JSON.") from None
         if type(told) is dict and told.get("type") == "error":
@@ -105,13 +130,16 @@ class AnthropicAdapter:
         if type(told) is not dict or type(told.get("content")) is not list:
             raise UpstreamError(f"The provider '{self.name}' sent JSON that is no answer.")
         try:
-            return _answer(told, given_names(request.data))
+            return _answer(told, given_names(request.data), answer_tool_name(request.data))
         except (RecursionError, orjson.JSONEncodeError):
             raise UpstreamError(f"The provider '{self.name}' sent an answer that is nested too deeply.") from None
 
-    def stream(self, request: LLMRequest) -> AnthropicStream:
+    def stream(self, request: LLMRequest) -> StreamDecoder:
         """See Adapter."""
-        return AnthropicStream(self.name, request, given_names(request.data), self._failed)
+        if request.route.dialect == "messages":
+            return MessagesStream(self.name, self._failed)
+        data = request.data
+        return AnthropicStream(self.name, request, given_names(data), self._failed, answer_tool_name(data))
 
     def error(self, status: int, headers: Sequence[Header], body: bytes) -> GatewayError:
         """See Adapter."""
@@ -130,12 +158,12 @@ class AnthropicAdapter:
 
     def _failed(self, body: bytes) -> GatewayError:
         """An error without a status: in a stream, or in a 200."""
-        kind = error_fields(body).get("type")
-        return self.error(_STATUSES.get(kind, 500) if type(kind) is str else 500, (), body)
+        return self.error(error_status(body), (), body)
 
 
-def _answer(told: dict[str, Any], names: dict[str, str]) -> Answer:
+def _answer(told: dict[str, Any], names: dict[str, str], answer_tool: str | None) -> Answer:
     """A message as a chat completion."""
+    answered: str | None = None  # by the tool whose input is the answer
     texts: list[str] = []
     thoughts: list[str] = []
     blocks: list[dict[str, Any]] = []  # of thinking, as they must be sent back
@@ -148,6 +176,8 @@ def _answer(told: dict[str, Any], names: dict[str, str]) -> Answer:
                 texts.append(text)
                 citations += _citations(block, length, length + len(text))
                 length += len(text)
+            case {"type": "tool_use", "name": str(name)} if answer_tool is not None and name == answer_tool:
+                answered = answered or _json(block.get("input") or {})
             case {"type": "tool_use", "name": str(name)}:
                 function = {"name": names.get(name, name), "arguments": _json(block.get("input") or {})}
                 calls.append({"id": block.get("id") or f"call_{len(calls)}", "type": "function", "function": function})
@@ -162,7 +192,7 @@ def _answer(told: dict[str, Any], names: dict[str, str]) -> Answer:
     details = told.get("stop_details")
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": "".join(texts) or (None if calls else ""),
+        "content": answered or "".join(texts) or (None if calls else ""),
         "refusal": details.get("explanation") if type(details) is dict else None,
     }
     if calls:
@@ -174,6 +204,8 @@ def _answer(told: dict[str, Any], names: dict[str, str]) -> Answer:
     if blocks:
         message["thinking_blocks"] = blocks
     reason = finish_reason(told.get("stop_reason"), bool(calls))
+    if reason == "tool_calls" and answered is not None and not calls:
+        reason = "stop"
     answer: dict[str, Any] = {
         "id": told.get("id"),
         "object": "chat.completion",

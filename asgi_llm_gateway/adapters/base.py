@@ -9,14 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from ..errors import GatewayError, Header, LoopDetected, UpstreamError, UpstreamTimeout
+from ..errors import Unsupported as Unsupported
 from ..records import Usage
 from ..wire import Dialect, LLMRequest
-
-
-class Unsupported(GatewayError):
-    """A request field that the provider has no word for."""
-
-    status, type, code = 400, "invalid_request_error", "unsupported_parameter"
 
 
 class Endpoint:
@@ -42,11 +37,19 @@ class Endpoint:
 
 
 class UpstreamRequest(NamedTuple):
-    """A request to send. ``dropped`` are fields of the client's that the provider has no word for; the client is told."""
+    """A request to send.
+
+    ``dropped`` are fields of the client's that the provider has no word for; the client is told. ``headers`` are those of
+    this request alone, beside its endpoint's.
+    """
 
     endpoint: Endpoint
     body: bytes
     dropped: tuple[str, ...] = ()
+    headers: tuple[Header, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"UpstreamRequest({self.endpoint!r}, {len(self.body)} bytes)"  # no prompt
 
 
 class Script(NamedTuple):
@@ -57,21 +60,32 @@ class Script(NamedTuple):
     steps: Sequence[tuple[float, bytes]]
     cut: bool = False
 
+    def __repr__(self) -> str:
+        return f"Script({self.status}, {len(self.steps)} steps)"
+
 
 class StreamDecoder(Protocol):
-    """One event stream: takes the provider's bytes cut anywhere, gives the client's bytes back.
+    """One event stream: takes the provider's bytes cut anywhere, gives the client's bytes back."""
 
-    Attributes:
-        usage: The counts reported so far.
-        ending: The stream's last news has been fed: the money can be settled.
-        complete: The stream came to its own end.
-        failed: The stream itself told of an error.
-    """
+    @property
+    def usage(self) -> Usage | None:
+        """The counts reported so far."""
+        ...
 
-    usage: Usage | None
-    ending: bool
-    complete: bool
-    failed: bool
+    @property
+    def ending(self) -> bool:
+        """The stream's last news has been fed: the money can be settled."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """The stream came to its own end."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """The stream itself told of an error."""
+        ...
 
     def feed(self, data: bytes) -> bytes:
         """The next bytes. Raises UpstreamError for what is no event stream."""
@@ -90,12 +104,38 @@ class StreamDecoder(Protocol):
         """The provider ended the stream: what is left to say."""
         ...
 
+    def failure(self, error: GatewayError) -> bytes:
+        """How a failure is told in the middle of this stream, in the client's dialect."""
+        ...
+
 
 class Answer(NamedTuple):
     """A whole JSON answer in the client's dialect."""
 
     body: bytes
     usage: Usage | None
+
+    def __repr__(self) -> str:
+        return f"Answer({len(self.body)} bytes, {self.usage})"
+
+
+class FailedAnswer(UpstreamError):
+    """A 200 whose body tells of an error.
+
+    Attributes:
+        usage: The tokens that it reports all the same, and that are paid for; ``None`` where it reports none.
+    """
+
+    def __init__(self, error: GatewayError, usage: Usage | None) -> None:
+        super().__init__(
+            error.message,
+            status=error.http_status,
+            type=error.error_type,
+            code=error.error_code,
+            param=error.param,
+            headers=error.headers,
+        )
+        self.usage = usage
 
 
 class Adapter(Protocol):
@@ -104,12 +144,15 @@ class Adapter(Protocol):
     Attributes:
         name: The provider's name, the part before the slash of ``provider/model``.
         models: The models that are known to be there.
-        translates: The provider's answers are not passed on as they are, so none goes on before it is complete.
+        speaks: The dialects that the adapter takes; any other front dialect is first put into chat's words.
+        translates: Those among them whose answers are not passed on as they are, so that none goes on before it is
+            complete.
     """
 
     name: str
     models: tuple[str, ...]
-    translates: bool
+    speaks: frozenset[Dialect]
+    translates: frozenset[Dialect]
 
     def request(self, request: LLMRequest, model: str) -> UpstreamRequest | Script:
         """The request to send, for the provider's own ``model``. Raises Unsupported."""
@@ -128,10 +171,25 @@ class Adapter(Protocol):
         ...
 
 
+def cost_in(adapter: Adapter, headers: Sequence[Header]) -> int | None:
+    """What a provider says in an answer's headers that it cost, in nano-USD; ``None`` where it doesn't.
+
+    An adapter may have a method ``cost_in(headers)`` for it; most providers tell no cost, or tell it in the body.
+    """
+    ask = getattr(adapter, "cost_in", None)
+    return None if ask is None else ask(headers)
+
+
 PATHS: Mapping[Dialect, str] = {
     "chat": "/chat/completions",
     "completions": "/completions",
     "embeddings": "/embeddings",
+    "moderations": "/moderations",
+    "transcriptions": "/audio/transcriptions",
+    "translations": "/audio/translations",
+    "speech": "/audio/speech",
+    "images": "/images/generations",
+    "image_edits": "/images/edits",
 }
 """Paths below an OpenAI-compatible base URL."""
 

@@ -18,9 +18,9 @@ from typing import Any
 import orjson
 
 from ..errors import BadRequest, GatewayError, Header
-from ..wire import LLMRequest
-from .base import Answer, Script, Unsupported, failure
-from .openai import OpenAIAdapter, OpenAIStream
+from ..wire import Dialect, LLMRequest
+from .base import Answer, Script, StreamDecoder, Unsupported, failure
+from .openai import OpenAIAdapter
 
 _JSON: tuple[Header, ...] = ((b"content-type", b"application/json"),)
 _SSE: tuple[Header, ...] = ((b"content-type", b"text/event-stream; charset=utf-8"),)
@@ -39,7 +39,8 @@ class EchoAdapter:
         fault: The failure to play, where the request names none.
     """
 
-    translates = False
+    speaks: frozenset[Dialect] = frozenset({"chat", "completions", "embeddings"})
+    translates: frozenset[Dialect] = frozenset()
 
     def __init__(
         self, name: str = "echo", *, models: Sequence[str] = ("echo",), delay: float = 0.0, fault: str | None = None
@@ -92,7 +93,7 @@ class EchoAdapter:
         """See Adapter."""
         return self._reader.response(request, body)
 
-    def stream(self, request: LLMRequest) -> OpenAIStream:
+    def stream(self, request: LLMRequest) -> StreamDecoder:
         """See Adapter."""
         return self._reader.stream(request)
 
@@ -289,7 +290,10 @@ def _embeddings(request: LLMRequest, model: str) -> dict[str, Any]:
     inputs = [given] if type(given) is str or (given and type(given[0]) is int) else given
     wanted = request.data.get("dimensions")
     size = wanted if type(wanted) is int and 1 <= wanted <= 4096 else 8
-    as_base64 = request.data.get("encoding_format") == "base64"
+    encoding = request.data.get("encoding_format")
+    if encoding not in (None, "float", "base64"):
+        raise BadRequest("'encoding_format' must be 'float' or 'base64'.", param="encoding_format")
+    as_base64 = encoding == "base64"
     rows = []
     for index, text in enumerate(inputs):
         vector = _vector(orjson.dumps(text), size)

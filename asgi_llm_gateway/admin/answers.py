@@ -78,6 +78,9 @@ class KeyAnswer(_Answer):
     budget_usd: Usd | None
     spent_usd: Usd | None
     remaining_usd: Usd | None
+    rate_requests: int | None
+    rate_tokens: int | None
+    concurrency: int | None
     allowed_models: tuple[str, ...] | None
     also_tenants: tuple[str, ...]
 
@@ -219,6 +222,9 @@ def key_answer(key: ApiKey, balance: Balance = Balance()) -> KeyAnswer:  # noqa:
         budget_usd=budget,
         spent_usd=None if budget is None else balance.spent,
         remaining_usd=None if budget is None else budget - balance.spent - balance.held,
+        rate_requests=key.rate_requests,
+        rate_tokens=key.rate_tokens,
+        concurrency=key.concurrency,
         allowed_models=key.allowed_models,
         also_tenants=key.also_tenants,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import orjson
 
@@ -17,7 +19,8 @@ try:
 except ModuleNotFoundError as error:  # pragma: no cover - tried in a bare environment by the packaging test
     raise ModuleNotFoundError("the admin API needs: pip install 'asgi-llm-gateway[server]'", name=error.name) from None
 
-from ..errors import GatewayError, MethodNotAllowed, NotFound, StoreError, Unavailable
+from ..damping import Damping, source_of
+from ..errors import GatewayError, InvalidKey, MethodNotAllowed, NotFound, StoreError, Unavailable
 from ..stores.base import CallLog, Ledger, TenantStore
 from .access import Access, Caller, refuse_tenant
 from .openapi import Operation
@@ -38,6 +41,10 @@ class Admin:
         ledger: Opens the ledger.
         log: Opens the records of calls.
         clock: Unix time in seconds.
+        metrics: Opens the meters that ``/metrics`` shows; ``None``: there is no such page.
+        metrics_token: A key for ``/metrics`` alone, beside the admins'.
+        metrics_public: Anybody may read ``/metrics``.
+        damping: How wrong keys in numbers are slowed down.
     """
 
     def __init__(
@@ -48,12 +55,24 @@ class Admin:
         ledger: Callable[[], Awaitable[Ledger]],
         log: Callable[[], Awaitable[CallLog]],
         clock: Callable[[], float] = time.time,
+        metrics: Callable[[], Any] | None = None,
+        metrics_token: str | None = None,
+        metrics_public: bool = False,
+        damping: Damping | None = None,
     ) -> None:
         self._access = Access(admin_key, tenants)
+        self._metrics: Endpoint | None = None
+        if metrics is not None:
+            from .metrics import MetricsPage, Openers  # prometheus_client is optional
+
+            stores = Openers(tenants, ledger, log)
+            self._metrics = MetricsPage(self._access, stores, metrics, token=metrics_token, public=metrics_public,
+                                        clock=clock)  # fmt: skip
         self._tenants = tenants
         self._ledger = ledger
         self._log = log
         self._clock = clock
+        self._damping = damping or Damping()
 
     def app(self) -> Starlette:
         """The Starlette app."""
@@ -61,6 +80,8 @@ class Admin:
         for operation in OPERATIONS:
             by_path.setdefault(operation.path, {})[operation.method] = operation
         routes = [Route("/health", self.health, methods=["GET"])]
+        if self._metrics is not None:
+            routes.append(Route("/metrics", self.metrics, methods=["GET"]))
         # One route a path: a refused method is then told all that there are.
         routes += [Route(path, self._endpoint(by), methods=list(by)) for path, by in by_path.items()]
         app = Starlette(routes=routes, exception_handlers={HTTPException: self._refused})
@@ -70,6 +91,17 @@ class Admin:
     async def health(self, request: Request) -> Response:
         """The process answers; nothing else is asked."""
         return Response(orjson.dumps({"status": "ok"}), media_type="application/json")
+
+    async def metrics(self, request: Request) -> Response:
+        """The page that Prometheus scrapes."""
+        assert self._metrics is not None
+        try:
+            return await self._metrics(request)
+        except GatewayError as refusal:
+            return _error(refusal)
+        except StoreError as fault:
+            log.error("the admin API can't reach the store: %s", fault)
+            return _error(Unavailable("The store does not answer.", code="store_unavailable"))
 
     def _endpoint(self, by_method: dict[str, Operation]) -> Endpoint:
         """The handlers of a path, behind the key, their errors in the envelope."""
@@ -93,12 +125,25 @@ class Admin:
             visit = Visit(request, caller, self._clock(), self._tenants, self._ledger, self._log)
             response = await operation.handler(visit)
         except GatewayError as refusal:
+            if isinstance(refusal, InvalidKey) and _shown(request):
+                await self._damp(request)
             response = _error(refusal)
         except StoreError as fault:
             log.error("the admin API can't reach the store: %s", fault)
             response = _error(Unavailable(f"The store does not answer: {fault}.", code="store_unavailable"))
         response.headers["cache-control"] = "no-store"  # money and secrets, for whoever showed the key
         return response
+
+    async def _damp(self, request: Request) -> None:
+        """Let the refusal of a wrong key wait where many are wrong: see ``damping``. A right one is never delayed."""
+        delay = self._damping.failed(source_of(request.scope.get("client")), None)
+        if delay:
+            try:
+                if self._damping.alarm():
+                    log.warning("many wrong keys at the admin API, %d so far", self._damping.failures)
+                await asyncio.sleep(delay)
+            finally:
+                self._damping.waited()
 
     async def _refused(self, request: Request, error: Exception) -> Response:
         """Starlette's own refusals (404, 405) in the envelope; below /api for those only who may enter."""

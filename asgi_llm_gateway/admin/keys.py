@@ -44,6 +44,9 @@ async def create_key(visit: Visit) -> Response:
         key,
         created=visit.now,
         budget=wanted.budget_usd,
+        rate_requests=wanted.rate_requests,
+        rate_tokens=wanted.rate_tokens,
+        concurrency=wanted.concurrency,
         allowed_models=None if wanted.allowed_models is None else tuple(wanted.allowed_models),
         also_tenants=tuple(wanted.also_tenants),
     )

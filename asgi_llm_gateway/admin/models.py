@@ -149,11 +149,17 @@ class NewTenant(TenantChange):
 
 
 class NewKey(_Closed):
-    """A key to be made. ``budget_usd`` is what it may spend of its tenant's budget, in the tenant's period."""
+    """A key to be made. ``budget_usd`` is what it may spend of its tenant's budget, in the tenant's period.
+
+    ``rate_requests``, ``rate_tokens`` and ``concurrency`` limit it within its tenant's limits of rate.
+    """
 
     name: Name = ""
     expires_in_seconds: Seconds | None = Field(default=None, gt=0, le=10 * 365 * 86400)
     budget_usd: Usd | None = None
+    rate_requests: Count | None = None
+    rate_tokens: Count | None = None
+    concurrency: Count | None = None
     allowed_models: Models | None = None
     also_tenants: Annotated[list[TenantId], Field(max_length=100), AfterValidator(_no_repeats)] = Field(
         default=[], description="Other tenants that the key may act for."

@@ -28,6 +28,9 @@ def add(commands: Commands) -> None:
     create.add_argument("--name", default="", help="for people to read")
     create.add_argument("--expires-in", help="a duration such as 12h or 30d; without it the key does not expire")
     create.add_argument("--budget-usd", help="US dollars that this key may spend of its tenant's budget, a period")
+    create.add_argument("--rate-requests", help="requests of this key in a window, within its tenant's")
+    create.add_argument("--rate-tokens", help="tokens of this key in a window, within its tenant's")
+    create.add_argument("--concurrency", help="calls of this key at once, within its tenant's")
     create.add_argument("--models", default="all", help="names that may be asked for, with commas between")
     create.add_argument("--also-tenants", default="", help="other tenants that it may act for, with commas between")
     add_json(create)
@@ -49,6 +52,9 @@ def add(commands: Commands) -> None:
     rotate.set_defaults(run=lambda options: run(_rotate(options)))
 
 
+_RATES = ("rate_requests", "rate_tokens", "concurrency")
+
+
 async def _owner(options: argparse.Namespace) -> Tenant | None:
     """The tenant that was named; ``None`` for ``--admin``. Raises Mistake."""
     if options.admin == (options.tenant is not None):
@@ -67,14 +73,18 @@ async def _create(options: argparse.Namespace) -> int:
         sent["expires_in_seconds"] = seconds("--expires-in", options.expires_in)
     if options.budget_usd is not None:
         sent["budget_usd"] = options.budget_usd
+    for name in _RATES:
+        if getattr(options, name) is not None:
+            sent[name] = getattr(options, name)
     sent["also_tenants"] = names(options.also_tenants) or []
     wanted = checked(NewKey, sent)
     tenant = await _owner(options)
     store = await shared_tenants()
     expires = None if wanted.expires_in_seconds is None else time.time() + wanted.expires_in_seconds
     if tenant is None:
-        if wanted.budget_usd is not None or wanted.allowed_models is not None or wanted.also_tenants:
-            raise Mistake("an admin key makes no calls: it has no budget, no models and no tenants")
+        limited = any(getattr(wanted, name) is not None for name in ("budget_usd", *_RATES))
+        if limited or wanted.allowed_models is not None or wanted.also_tenants:
+            raise Mistake("an admin key makes no calls: it has no budget, no limits, no models and no tenants")
         key, secret = new_admin_key(name=wanted.name, expires=expires)
     else:
         for other in wanted.also_tenants:
@@ -82,7 +92,15 @@ async def _create(options: argparse.Namespace) -> int:
                 raise Mistake(f"--also-tenants: there is no tenant '{other}'")
         key, secret = new_key(tenant.id, name=wanted.name, expires=expires)
         models = None if wanted.allowed_models is None else tuple(wanted.allowed_models)
-        key = replace(key, budget=wanted.budget_usd, allowed_models=models, also_tenants=tuple(wanted.also_tenants))
+        key = replace(
+            key,
+            budget=wanted.budget_usd,
+            rate_requests=wanted.rate_requests,
+            rate_tokens=wanted.rate_tokens,
+            concurrency=wanted.concurrency,
+            allowed_models=models,
+            also_tenants=tuple(wanted.also_tenants),
+        )
     await store.add_key(key)
     _show_once(key, secret, options)
     return 0

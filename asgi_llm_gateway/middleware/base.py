@@ -91,7 +91,7 @@ class LLMMiddleware:
         if exchange is None:
             route = self._table.match(scope)
             if route.kind == "open" or scope["method"] == "OPTIONS":
-                await self.app(scope, receive, send)
+                await self._pass(scope, receive, send)
                 return
             exchange = Exchange(self, route, scope, max_body=self._max_body)
             scope = {**scope, KEY: exchange}
@@ -123,6 +123,10 @@ class LLMMiddleware:
         finally:
             if exchange.entry is self:
                 exchange.close()
+
+    def _pass(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """A request that is no call of the gateway's."""
+        return self.app(scope, receive, send)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Websockets, lifespan, and what is yet to be invented."""

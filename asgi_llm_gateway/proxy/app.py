@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import Any, NamedTuple
+from typing import Any
 
 from .._asgi import Receive, Scope, Send, send_body, send_error
 from .._closing import close_all, on_close
 from .._hangup import Patience
 from .._perloop import PerLoop
-from ..adapters.base import UpstreamRequest
 from ..errors import BadRequest, GatewayError, Header, LoopDetected, MethodNotAllowed, NotFound
 from ..exchange import KEY, MAX_BODY, ClientGone, Exchange
+from ..prices import PriceTable, prices_of
 from ..wire import Route, Table
-from .attempt import Attempt
+from ._anthropic_models_list import anthropic_model, anthropic_model_list, page_of
 from .clients import Client, open_client
-from .models import model_list, one_model
-from .routing import Router, router_of
+from .counting import PATH as COUNT_PATH
+from .counting import count_tokens
+from .models import model_list, names_for, one_model
+from .providers import router_of
+from .relay import Here, Relay, Rules
+from .routing import Router
+from .stateless import responses_route
 from .transfer import Timeouts
 
 log = logging.getLogger("asgi_llm_gateway")
@@ -26,13 +31,6 @@ log = logging.getLogger("asgi_llm_gateway")
 HOP = b"x-llm-gateway-hop"
 MAX_HOPS = 4
 """Gateways that a request may have been through; workers of one gateway do not know each other's marks."""
-
-
-class _Here(NamedTuple):
-    """What an app has open in one event loop."""
-
-    client: Client
-    patience: Patience
 
 
 class ProxyApp:
@@ -44,6 +42,8 @@ class ProxyApp:
         timeouts: Seconds for each phase of an upstream call; ``None`` takes the settings'.
         max_body: Bytes that a request's body may have, where no middleware stands before the app.
         streaming: Whether ``stream: true`` is served; ``None`` takes ENABLE_STREAMING.
+        max_retries: Further rounds over a model's targets after each was tried once; ``None`` takes GATEWAY_MAX_RETRIES.
+        prices: What models cost, for ``/v1/models`` and the cap on hedges; ``None`` takes the settings'.
     """
 
     joins_exchange = True
@@ -58,14 +58,18 @@ class ProxyApp:
         timeouts: Timeouts | None = None,
         max_body: int = MAX_BODY,
         streaming: bool | None = None,
+        max_retries: int | None = None,
+        prices: PriceTable | None = None,
     ) -> None:
         self._router = router
         self._http_client = http_client
         self._timeouts = timeouts
         self._max_body = max_body
         self._streaming = streaming
+        self._retries = max_retries
+        self._prices = prices
         self._table = Table()
-        self._loops: PerLoop[_Here] = PerLoop()
+        self._loops: PerLoop[Here] = PerLoop()
         self._mark = b"%016x" % random.getrandbits(64)
         self._first_hop: tuple[Header, ...] = ((HOP, self._mark),)
 
@@ -81,7 +85,7 @@ class ProxyApp:
                 if exchange.route.dialect is not None and scope["method"] == "POST":
                     await self._call(exchange, scope, receive, send)
                 else:
-                    await self._other(exchange, scope, send)
+                    await self._other(exchange, scope, receive, send)
             except GatewayError as error:
                 if exchange.response_started:
                     raise
@@ -100,12 +104,22 @@ class ProxyApp:
 
     # -- which call ----------------------------------------------------------------------------------------------------
 
-    async def _other(self, exchange: Exchange, scope: Scope, send: Send) -> None:
+    async def _other(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         route = exchange.route
-        if route.path == "/v1/models" or route.path.startswith("/v1/models/"):
+        if route.path == COUNT_PATH:
+            if scope["method"] != "POST":
+                raise MethodNotAllowed(f"Use POST for {COUNT_PATH}.", headers=((b"allow", b"POST"),))
+            here, router = self._loops.get() or self._here(), self._router or self._open_router()
+            await count_tokens(
+                exchange, scope, receive, send, router=router, client=here.client, patience=here.patience,
+                hops=self._hops(exchange, scope),
+            )  # fmt: skip
+        elif route.path == "/v1/models" or route.path.startswith("/v1/models/"):
             await self._models(exchange, scope, route, send)
         elif route.dialect is not None:
             raise MethodNotAllowed(f"Use POST for {route.path}.", headers=((b"allow", b"POST"),))
+        elif route.path.startswith("/v1/responses/"):
+            raise responses_route(route.path, scope["method"])
         else:
             raise NotFound(f"No such path: {scope['method']} {(route.path or scope['path'])[:200]}.")
 
@@ -114,11 +128,17 @@ class ProxyApp:
             raise MethodNotAllowed("Use GET for /v1/models.", headers=((b"allow", b"GET"),))
         router = self._router or self._open_router()
         name = route.path.removeprefix("/v1/models").removeprefix("/")
-        body = one_model(router, exchange.identity, name) if name else model_list(router, exchange.identity)
+        prices, caller = self._priced(), exchange.identity
+        body = one_model(router, prices, caller, name) if name else model_list(router, prices, caller)
+        if (
+            exchange.sent(scope).get(b"anthropic-version") is not None
+        ):  # the one sign by which its clients are told apart
+            names = names_for(router, caller)
+            body = anthropic_model(name) if name else anthropic_model_list(names, page_of(scope["query_string"]))
         await send_body(send, 200, body, ((b"content-type", b"application/json"),))
 
     async def _call(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        hops = self._first_hop if exchange.sent(scope).get(HOP) is None else self._hops(exchange, scope)
+        hops = self._hops(exchange, scope)
         if exchange.request is None:
             receive = await exchange.read(receive, scope)
         request = exchange.request
@@ -129,26 +149,20 @@ class ProxyApp:
                 code="streaming_disabled",
                 param="stream",
             )
-        router = self._router or self._open_router()
-        target, adapter = router.resolve(request.model)[0]
         exchange.exact = exchange.ends_itself = True
-        sent = adapter.request(request, target.model)
-        if type(sent) is UpstreamRequest and sent.dropped:
-            exchange.headers.append((b"x-llm-dropped-fields", ", ".join(sent.dropped).encode("ascii", "replace")))
-        call = await exchange.begin_call(target, request)
         here = self._loops.get() or self._here()
-        flight = here.client.open(sent, hops)
-        here.patience.watch(flight, exchange.truth(receive), lambda: flight.abort(ClientGone()))
-        attempt = Attempt(exchange, call, request, adapter, flight, send)
+        relay = Relay(here, self._router or self._open_router(), exchange, request, hops, send)
+        here.patience.watch(relay, exchange.truth(receive), relay.gone)
         try:
-            await attempt.run()
+            await relay.run()
         finally:
-            here.patience.stop(flight)
-            flight.close()
-            attempt.account()
+            here.patience.stop(relay)
+            relay.record()
 
     def _hops(self, exchange: Exchange, scope: Scope) -> tuple[Header, ...]:
         """The mark of this gateway, after those that the request bears. Raises LoopDetected."""
+        if exchange.sent(scope).get(HOP) is None:
+            return self._first_hop
         shown = exchange.sent(scope).all(HOP)
         marks = [mark.strip() for value in shown for mark in value.split(b",")]
         if self._mark in marks or len(marks) >= MAX_HOPS:
@@ -172,12 +186,9 @@ class ProxyApp:
             self._streaming = current().enable_streaming
         return self._streaming
 
-    def _here(self) -> _Here:
+    def _here(self) -> Here:
         """What belongs to the running event loop, opened."""
         on_close(self.aclose)
-        return self._loops.put(_Here(self._open_client(), Patience(asyncio.get_running_loop())))
-
-    def _open_client(self) -> Client:
         from ..settings import current
 
         settings = current()
@@ -186,13 +197,31 @@ class ProxyApp:
             first_byte=settings.first_byte_timeout_seconds,
             idle=settings.idle_timeout_seconds,
             total=settings.total_timeout_seconds,
+            first_event=settings.first_event_timeout_seconds,
         )
+        rules = Rules(
+            settings.gateway_max_retries if self._retries is None else self._retries,
+            settings.gateway_max_retry_wait_seconds,
+            timeouts.total,
+            timeouts.first_event,
+        )
+        client = self._open_client(timeouts, settings.max_upstream_connections)
+        return self._loops.put(Here(client, Patience(asyncio.get_running_loop()), rules, self._priced()))
+
+    def _priced(self) -> PriceTable:
+        if self._prices is None:
+            from ..settings import current_file
+
+            self._prices = prices_of(current_file().models)
+        return self._prices
+
+    def _open_client(self, timeouts: Timeouts, most: int) -> Client:
         router = self._router or self._open_router()
         urls = [str(url) for adapter in router.adapters if (url := getattr(adapter, "base_url", None))]
         return open_client(
             http_client=self._http_client,
             timeouts=timeouts,
-            max_connections=settings.max_upstream_connections,
+            max_connections=most,
             urls=urls,
         )
 

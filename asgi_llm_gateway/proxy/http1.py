@@ -12,7 +12,7 @@ from typing import cast
 import httptools
 
 from ..errors import Header
-from .transfer import BUFFER_LIMIT, Timeouts, TransferError
+from .transfer import BUFFER_LIMIT, Timeouts, TransferError, is_progressive
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 256
@@ -233,6 +233,7 @@ class Connection(asyncio.Protocol):
         if self._stream:
             parts = self._parts
             if parts:
+                self._phase = "idle"
                 sink = self._sink
                 if sink is None:
                     self._wake()
@@ -248,7 +249,8 @@ class Connection(asyncio.Protocol):
         elif self._size > BUFFER_LIMIT:
             self._stream = True  # too long to put together: it goes on in pieces
             self._wake()
-        deadline = self._loop.time() + self._timeouts.idle
+        waits = self._timeouts
+        deadline = self._loop.time() + (waits.first_event if self._phase == "first event" else waits.idle)
         self._deadline = deadline if deadline < self._total else self._total
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -305,9 +307,9 @@ class Connection(asyncio.Protocol):
             return
         found = dict(headers)
         self._framed = b"content-length" in found or b"transfer-encoding" in found or status in (204, 304)
-        self._phase = "idle"
         # An error is wanted whole, whatever it calls itself.
-        self._stream = status == 200 and found.get(b"content-type", b"")[:17].lower() == b"text/event-stream"
+        self._stream = status == 200 and is_progressive(found.get(b"content-type", b""))
+        self._phase = "first event" if self._stream else "idle"
         if self._stream:
             self._wake()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..adapters.base import UpstreamRequest
 from ..errors import Header
-from .transfer import BUFFER_LIMIT, Timeouts, TransferError
+from .transfer import BUFFER_LIMIT, Timeouts, TransferError, is_progressive
 
 
 class HTTPXFlight:
@@ -35,7 +35,7 @@ class HTTPXFlight:
         self._deadline = asyncio.get_running_loop().time() + self._timeouts.total
         await self._bounded(self._send(), self._timeouts.connect + self._timeouts.first_byte)
         kinds = [value for name, value in self.headers if name == b"content-type"]
-        if self.status == 200 and any(kind[:17].lower() == b"text/event-stream" for kind in kinds):
+        if self.status == 200 and any(map(is_progressive, kinds)):
             return
         while not self.done and sum(map(len, self._came)) <= BUFFER_LIMIT:
             await self._bounded(self._read(), self._timeouts.idle)

@@ -7,27 +7,55 @@ from typing import Any
 import orjson
 
 from ..errors import NotFound
-from ..records import Identity
+from ..prices import PriceTable
+from ..records import Identity, Price, usd_number
 from .routing import Router
+from .ways import allowed
 
 
-def _allowed(identity: Identity, name: str) -> bool:
-    lists = (identity.tenant.allowed_models, identity.key.allowed_models if identity.key is not None else None)
-    return all(names is None or name in names for names in lists)
+def _entry(router: Router, prices: PriceTable, name: str) -> dict[str, Any]:
+    place = router.way(name).places[0]
+    price = prices.find(place.target.model, place.target.provider, name)
+    entry: dict[str, Any] = {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": place.target.provider,
+        "provider": place.target.provider,
+        "pricing": None if price is None else _pricing(price),
+    }
+    if price is not None and price.context is not None:
+        entry["context_length"] = price.context
+    return entry
 
 
-def _entry(router: Router, name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": router.resolve(name)[0].target.provider}
+def _pricing(price: Price) -> dict[str, orjson.Fragment]:
+    """USD per million tokens, as exact numbers."""
+    told = {"usd_per_million_in": price.prompt, "usd_per_million_out": price.completion}
+    if price.cached is not None:
+        told["usd_per_million_cached"] = price.cached
+    if price.cache_write is not None:
+        told["usd_per_million_cache_write"] = price.cache_write
+    return {name: orjson.Fragment(usd_number(value)) for name, value in told.items()}
 
 
-def model_list(router: Router, identity: Identity) -> bytes:
-    """The body of ``GET /v1/models``."""
-    data = [_entry(router, name) for name in router.models if _allowed(identity, name)]
+def names_for(router: Router, identity: Identity) -> list[str]:
+    """The names that a caller may use: in the order of the settings, then those that only its own list names."""
+    names = [name for name in router.models if allowed(identity, name)]
+    for listed in (identity.tenant.allowed_models, identity.key.allowed_models if identity.key is not None else None):
+        # "provider/model", or what only a pattern leads to.
+        names += (name for name in listed or () if name not in names and allowed(identity, name) and router.has(name))
+    return names
+
+
+def model_list(router: Router, prices: PriceTable, identity: Identity) -> bytes:
+    """The body of ``GET /v1/models``: OpenAI's list, with the provider and its prices beside each name."""
+    data = [_entry(router, prices, name) for name in names_for(router, identity)]
     return orjson.dumps({"object": "list", "data": data})
 
 
-def one_model(router: Router, identity: Identity, name: str) -> bytes:
+def one_model(router: Router, prices: PriceTable, identity: Identity, name: str) -> bytes:
     """The body of ``GET /v1/models/{id}``. Raises NotFound."""
-    if not _allowed(identity, name):
+    if not allowed(identity, name):
         raise NotFound(f"The model '{name}' does not exist.", code="model_not_found", param="model")
-    return orjson.dumps(_entry(router, name))
+    return orjson.dumps(_entry(router, prices, name))

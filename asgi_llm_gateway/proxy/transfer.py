@@ -11,6 +11,15 @@ BUFFER_LIMIT = 8 * 1024 * 1024
 """Bytes of an answer that are put together before they go on; a longer one goes on in pieces."""
 
 
+# What goes on as it comes: events, and sound, of which the first seconds are heard while the rest is made.
+_PROGRESSIVE = (b"text/event-stream", b"audio/", b"application/octet-stream")
+
+
+def is_progressive(kind: bytes) -> bool:
+    """Whether an answer of that content type is wanted piece by piece; any other is put together."""
+    return kind.lower().startswith(_PROGRESSIVE)
+
+
 class Timeouts(NamedTuple):
     """Seconds for each phase of an upstream call."""
 
@@ -19,6 +28,7 @@ class Timeouts(NamedTuple):
     first_byte: float = 300.0
     idle: float = 120.0
     total: float = 1800.0
+    first_event: float = 300.0
 
 
 class TransferError(Exception):
@@ -69,7 +79,7 @@ class Flight(Protocol):
         ...
 
     async def start(self) -> None:
-        """Send, and wait: for the head of an event stream, for the whole of any other answer (to BUFFER_LIMIT)."""
+        """Send, and wait: for the head of an event stream or of sound, for the whole of any other answer (to BUFFER_LIMIT)."""
         ...
 
     def take(self) -> bytes:

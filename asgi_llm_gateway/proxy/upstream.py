@@ -39,6 +39,9 @@ class _Prepared(NamedTuple):
     heads: dict[tuple[Header, ...], bytes]
     """The head with a call's own headers, of which there are few."""
 
+    def __repr__(self) -> str:
+        return f"_Prepared({self.origin})"  # the head has the provider's key in it
+
 
 def prepare(endpoint: Endpoint) -> _Prepared:
     """The request line and headers of an endpoint, checked and rendered. Raises ValueError for what is no http URL."""

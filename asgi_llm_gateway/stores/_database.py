@@ -20,6 +20,9 @@ class Dsn(NamedTuple):
     url: str
     timeout: float
 
+    def __repr__(self) -> str:
+        return "Dsn(...)"  # there may be a password in it
+
 
 def sqlite_path(url: str) -> str | None:
     """The file that a ``sqlite[+driver]:///file`` URL names; ``None`` for another database. Raises StoreError."""

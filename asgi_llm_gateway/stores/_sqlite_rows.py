@@ -274,7 +274,7 @@ def _record_row(record: CallRecord) -> tuple[Any, ...]:
         hold, tenant, request_id, trace_id, key, model, provider, usage, cost, status, started, ended, aborted,
         overdraft, lapsed, local,
     ) = record  # fmt: skip
-    prompt, completion, cached, cache_write, reasoning, estimated, provider_cost = usage
+    prompt, completion, cached, cache_write, reasoning, estimated, provider_cost, _ = usage
     return (
         hold, tenant, request_id, trace_id, key, model, provider, prompt, completion, cached, cache_write, reasoning,
         estimated, provider_cost, cost, status, started, ended, aborted, overdraft, lapsed, local,

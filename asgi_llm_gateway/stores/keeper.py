@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from ..booked import tell
 from ..errors import StoreError
 from ..records import CallRecord, Hold
 from .base import Ledger
@@ -120,6 +121,7 @@ class Keeper:
                     await self.ledger.release(hold)
                 else:
                     await self.ledger.settle(hold, record)
+                    tell(record)
             except StoreError:
                 self._wait = min(self._wait * 2, _LONGEST_WAIT)
                 return

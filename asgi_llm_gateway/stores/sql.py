@@ -56,6 +56,9 @@ def _key(row: Any) -> ApiKey:
         budget=row.budget,
         account=row.account or "",
         kind=row.kind,
+        rate_requests=row.rate_requests,
+        rate_tokens=row.rate_tokens,
+        concurrency=row.concurrency,
     )
 
 
@@ -94,6 +97,9 @@ def _key_row(key: ApiKey) -> dict[str, Any]:
         "budget": key.budget,
         "account": key.account or None,
         "kind": key.kind,
+        "rate_requests": key.rate_requests,
+        "rate_tokens": key.rate_tokens,
+        "concurrency": key.concurrency,
     }
 
 

@@ -48,6 +48,9 @@ KEYS = sa.Table(
     sa.Column("budget", sa.BigInteger, nullable=True),
     sa.Column("kind", sa.Text, nullable=False, server_default="tenant"),
     sa.Column("account", sa.Text, nullable=True),
+    sa.Column("rate_requests", sa.BigInteger, nullable=True),
+    sa.Column("rate_tokens", sa.BigInteger, nullable=True),
+    sa.Column("concurrency", sa.BigInteger, nullable=True),
 )
 """records.ApiKey, field by field."""
 

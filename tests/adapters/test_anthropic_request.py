@@ -91,7 +91,7 @@ def test_a_plain_request() -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/v1/responses"])
 def test_another_api_is_refused(path: str) -> None:
     """Not sent somewhere in hope."""
     with pytest.raises(Unsupported) as caught:

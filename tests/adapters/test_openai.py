@@ -11,18 +11,20 @@ from hypothesis import strategies as st
 
 from asgi_llm_gateway.adapters.base import (
     MAX_ERROR_TEXT,
+    FailedAnswer,
     Unsupported,
     clean,
     error_fields,
     failure,
     retry_after,
 )
-from asgi_llm_gateway.adapters.openai import OpenAIAdapter, OpenAIStream
+from asgi_llm_gateway.adapters.compatible import VENDORS
+from asgi_llm_gateway.adapters.openai import OpenAIAdapter
 from asgi_llm_gateway.errors import GatewayError, UpstreamError
 from asgi_llm_gateway.records import Usage
 from asgi_llm_gateway.wire import METERED, LLMRequest, Route, parse
 
-from ..upstream import DONE, USAGE, event, usage_event, word
+from ..upstream import USAGE
 
 KEY = "sk-proj-abcdefghijklmnop"
 ADAPTER = OpenAIAdapter("openai", "https://api.example.com/v1/", KEY)
@@ -58,8 +60,9 @@ def test_a_request_goes_to_its_path(path: str, fields: dict[str, Any], url: str)
 
 def test_an_api_without_a_path_is_refused() -> None:
     """Not sent somewhere in hope."""
+    asked = request("/v1/messages", max_tokens=1, messages=[{"role": "user", "content": "a"}])
     with pytest.raises(Unsupported, match="openai"):
-        ADAPTER.request(request("/v1/responses", input="x"), "m")
+        ADAPTER.request(asked, "m")
 
 
 def test_another_model_is_written_into_the_body() -> None:
@@ -122,96 +125,38 @@ def test_an_error_inside_a_200_is_an_error(error: Any, status: int) -> None:
     assert caught.value.http_status == status
 
 
-# -- streams -----------------------------------------------------------------------------------------------------------
+def test_a_reply_by_another_model_is_passed_on() -> None:
+    """A router may have chosen it; the client is told its name, byte for byte."""
+    body = b'{"model": "vendor/other-2026", "choices": [{"finish_reason": "stop"}], "usage": {"prompt_tokens": 3}}'
+    assert ADAPTER.response(request(), body) == (body, Usage(3, 0))
 
 
-def read(*pieces: bytes, drop: bool = True) -> tuple[bytes, OpenAIStream]:
-    """Feed all of a stream."""
-    stream = OpenAIStream("openai", drop_usage=drop)
-    return b"".join([*(stream.feed(piece) for piece in pieces), stream.finish()]), stream
+@pytest.mark.parametrize("text", ["quiet", '\\"error\\": {\\"code\\": 402}'])
+def test_a_response_whose_error_is_null_is_passed_on(text: str) -> None:
+    """As all of them have it that did not fail; usage is that of Responses."""
+    body = f'''{{"object": "response", "status": "completed", "error": null, "output": [{{"text": "{text}"}}],
+               "usage": {{"input_tokens": 3, "output_tokens": 5}}}}'''.encode()
+    assert ADAPTER.response(request("/v1/responses", input="x"), body) == (body, Usage(3, 5))
 
 
-def test_only_the_usage_event_is_dropped() -> None:
-    """Where the client did not ask for it, and only if it holds nothing else."""
-    said = (word("a"), word("b", "stop"), usage_event(), DONE)
-    assert read(*said)[0] == said[0] + said[1] + said[3]
-    assert read(b"".join(said))[0] == said[0] + said[1] + said[3]
-    assert read(*said, drop=False)[0] == b"".join(said)
+def test_a_response_that_failed_is_an_error_and_its_tokens_are_kept() -> None:
+    """A 200 is no proof."""
+    body = {"object": "response", "status": "failed", "error": {"code": "server_error", "message": "m"},
+            "usage": {"input_tokens": 3, "output_tokens": 5}}  # fmt: skip
+    with pytest.raises(FailedAnswer) as caught:
+        ADAPTER.response(request("/v1/responses", input="x"), json.dumps(body).encode())
+    assert (caught.value.http_status, caught.value.usage) == (502, Usage(3, 5))
 
 
-def test_the_last_usage_counts() -> None:
-    """Some vendors report a running total on every chunk."""
-    running = [
-        event({"choices": [{"delta": {"content": "x"}}], "usage": {"prompt_tokens": 3, "completion_tokens": at}})
-        for at in range(4)
-    ]
-    out, stream = read(*running, word("", "stop"), DONE)
-    assert out == b"".join([*running, word("", "stop"), DONE])
-    assert stream.usage == Usage(3, 3)
-
-
-def test_usage_is_news_and_content_is_not() -> None:
-    """``ending`` comes with the usage or with the end, before the bytes go on."""
-    stream = OpenAIStream("openai", drop_usage=True)
-    for said, ending, complete in (
-        (word("[DONE]"), False, False),
-        (word('"usage": {'), False, False),
-        (word('"error": "x"'), False, False),
-        (event({"choices": [], "usage": None, "error": None}), False, False),
-        (usage_event(), True, False),
-        (DONE, True, True),
-    ):
-        stream.feed(said)
-        assert (stream.ending, stream.complete) == (ending, complete)
-    assert stream.events == 6
-
-
-@pytest.mark.parametrize(
-    ("said", "complete"),
-    [
-        ((word("a"), word("b", "stop"), DONE), True),
-        ((word("a"), word("b", "stop")), True),
-        ((word("a"), word("b", "tool_calls"), usage_event()), True),
-        ((word("a"), b'data: {"choices": [{"finish_reason" : "stop"}]}\n\n'), True),
-        ((word("a"), DONE[:-1]), True),
-        ((word("a"), DONE[:-2]), True),
-        ((word("a"),), False),
-        ((), False),
-        ((word("a"), word("b", "stop")[:-1]), False),
-        ((word("a"), word("b", "stop"), word("c")[:-1]), False),
-        ((word("a"), DONE[:-4]), False),
-    ],
-)
-def test_a_stream_is_complete_only_if_it_said_so(said: tuple[bytes, ...], complete: bool) -> None:
-    """``[DONE]``, also without its blank line, or a ``finish_reason`` and nothing half after it."""
-    out, stream = read(*said)
-    assert stream.complete is complete
-    assert out.endswith(DONE) is any(one.startswith(b"data: [DONE]") for one in said)
-
-
-def test_an_error_event_is_noticed_and_passed_on() -> None:
-    """The stream itself told of it; nobody adds another."""
-    said = event({"error": {"message": "overloaded", "code": 502}, "choices": [{"finish_reason": "error"}]})
-    out, stream = read(word("a"), said)
-    assert (out, stream.failed, stream.ending) == (word("a") + said, True, True)
-
-
-@pytest.mark.parametrize(
-    "said", [b'data: not json [DONE] "usage": {\n\n', b'data: ["error", "x", "error": 1]\n\n', b": [DONE]\n\n"]
-)
-def test_an_event_that_is_not_understood_is_passed_on(said: bytes) -> None:
-    """Strange is not wrong."""
-    out, stream = read(said)
-    assert (out, stream.usage, stream.failed, stream.ending) == (said, None, False, False)
-
-
-def test_an_event_without_an_end_is_given_up_on() -> None:
-    """After 8 MiB."""
-    stream = OpenAIStream("openai", drop_usage=True)
-    for _ in range(128):
-        assert stream.feed(b"x" * 65536) == b""
-    with pytest.raises(UpstreamError, match="without an end"):
-        stream.feed(b"x")
+def test_arguments_as_an_object_become_text_where_a_vendor_sends_them_so() -> None:
+    """Ollama's way; everybody else's answer goes on as it came."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": [1, 2.5]}}}
+    body = json.dumps({"choices": [{"message": {"tool_calls": [call]}}], "usage": {"prompt_tokens": 3}}).encode()
+    ollama = OpenAIAdapter("o", "http://h/v1", vendor=VENDORS["ollama"])
+    told = ollama.response(request(), body)
+    assert json.loads(told.body)["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"a":[1,2.5]}'
+    assert told.usage == Usage(3, 0)
+    assert ADAPTER.response(request(), body).body is body
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
@@ -256,6 +201,35 @@ def test_the_providers_code_and_param_are_kept() -> None:
     for code in (400, "400", None, {"a": 1}):
         error = failure("x", 400, (), json.dumps({"error": {"message": "m", "code": code, "param": 7}}).encode())
         assert (error.error_code, error.param) == ("upstream_refused", None)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens.",
+        "request (12024 tokens) exceeds the available context size (2048 tokens), try increasing it",
+        "The input exceeds the model's context window.",
+        "Context length exceeded",
+    ],
+)
+def test_a_prompt_that_is_too_long_has_one_name_for_all_vendors(message: str) -> None:
+    """``context_length_exceeded``, whatever the vendor calls it, so that a longer model can be tried."""
+    for code in (400, "400", None, "invalid_prompt"):
+        told = {"error": {"message": message, "code": code}}
+        error = ADAPTER.error(400, (), json.dumps(told).encode())
+        assert (error.http_status, error.error_code, error.param) == (400, "context_length_exceeded", "messages")
+        assert error.message == message
+    assert ADAPTER.error(500, (), json.dumps({"error": {"message": message}}).encode()).http_status == 502
+
+
+@pytest.mark.parametrize("kind", ["insufficient_quota", "budget_exceeded", "team_model_access_denied", "expired_key"])
+@pytest.mark.parametrize("field", ["type", "code"])
+def test_the_gateways_own_account_is_not_the_tenants(kind: str, field: str) -> None:
+    """A tenant would take ``insufficient_quota`` for the end of its own budget, and its SDK would not come again."""
+    for status in (400, 402, 403, 422, 429):
+        error = ADAPTER.error(status, (), json.dumps({"error": {"message": "Top up at x", field: kind}}).encode())
+        assert (error.http_status, error.error_code) == (502, "upstream_account")
+        assert "Top up" not in error.message
 
 
 @pytest.mark.parametrize(

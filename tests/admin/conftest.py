@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from asgi_llm_gateway.admin.app import Admin
+from asgi_llm_gateway.damping import Damping
 from asgi_llm_gateway.errors import StoreError
 from asgi_llm_gateway.records import Amount, CallRecord, Limit, Usage
 from asgi_llm_gateway.stores.memory import MemoryStore
@@ -37,8 +38,9 @@ class Office:
         self.now = NOON
         self.answers: list[Answer] = []
         self.app = Admin(
-            admin_key=admin_key, tenants=self.open, ledger=self.open, log=self.open, clock=lambda: self.now
-        ).app()
+            admin_key=admin_key, tenants=self.open, ledger=self.open, log=self.open, clock=lambda: self.now,
+            damping=Damping(longest=0),
+        ).app()  # fmt: skip
         self._numbers = count(1)
 
     async def open(self) -> MemoryStore:

@@ -15,7 +15,10 @@ from asgi_llm_gateway.records import Amount, Limit
 
 from .conftest import ADMIN_KEY, NOON, Office, exact
 
-SETTINGS: dict[str, Any] = {"name": "laptop", "budget_usd": 2.5, "allowed_models": ["echo"], "also_tenants": ["other"]}
+SETTINGS: dict[str, Any] = {
+    "name": "laptop", "budget_usd": 2.5, "allowed_models": ["echo"], "also_tenants": ["other"],
+    "rate_requests": 60, "rate_tokens": 9000, "concurrency": 4,
+}  # fmt: skip
 
 
 async def test_a_key_is_made_with_all_that_can_be_set(office: Office) -> None:
@@ -42,6 +45,7 @@ async def test_a_key_is_made_with_all_that_can_be_set(office: Office) -> None:
         ("name", (5, "x" * 257, "a\0")),
         ("expires_in_seconds", (0, -5, "soon", 1e12, True, "nan")),
         ("budget_usd", (-1, 1e-10, True)),
+        *((field, (0, -1, "many", True)) for field in ("rate_requests", "rate_tokens", "concurrency")),
         ("allowed_models", ("echo", [""])),
         ("also_tenants", ("other", ["Other"], ["nobody"], None, [5])),
         *((field, ("x",)) for field in ("id", "key", "tenant", "digest", "expires", "secret", "kind", "revoked")),

@@ -277,7 +277,7 @@ async def test_an_unknown_price_is_refused_where_there_is_a_budget() -> None:
     assert (await Purse(app, None).ask({**ASKED, "model": "unheard-of"})).status == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/audio/speech", "/v1/images/generations", "/v1/files", "/v1/rerank"])
+@pytest.mark.parametrize("path", ["/v1/audio/voices", "/v1/images/variations", "/v1/files", "/v1/rerank"])
 async def test_an_endpoint_without_a_price_is_refused_where_there_is_a_budget(path: str) -> None:
     """Also a GET on it; unless the operator lists the path."""
     app = Stranger()

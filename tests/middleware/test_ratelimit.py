@@ -1,19 +1,19 @@
-"""How often: requests per window, per tenant."""
+"""How often: requests per window, per tenant and key; what a client is told."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from asgi_llm_gateway.keys import new_key
-from asgi_llm_gateway.middleware import _window
-from asgi_llm_gateway.middleware._window import WindowLimiter, WindowStorage
 from asgi_llm_gateway.middleware.ratelimit import RateLimitMiddleware, go_duration
 from asgi_llm_gateway.middleware.tenant import TenantMiddleware
+from asgi_llm_gateway.rates.tally import TALLY
 from asgi_llm_gateway.records import Tenant
 from asgi_llm_gateway.settings import forget
 from asgi_llm_gateway.stores.memory import MemoryStore
@@ -23,21 +23,6 @@ from . import Gate, Stranger
 
 LONG = 1e7
 """A window in seconds that no test outlives."""
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Time for the windows, moved by hand: the one item of a list. Also what ``limits`` itself asks."""
-    now = [1_000_000.0]
-
-    class Time:
-        @staticmethod
-        def time() -> float:
-            return now[0]
-
-    monkeypatch.setattr(_window, "time", Time)
-    monkeypatch.setattr("limits.aio.strategies.time", Time)
-    return now
 
 
 def setting(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
@@ -81,12 +66,15 @@ async def test_a_limit_in_code_stands_whatever_the_environment_says(monkeypatch:
     assert [(await ask(layer, CHAT)).status for _ in range(2)] == [200, 429]
 
 
-@pytest.mark.parametrize(("workers", "requests", "each"), [("4", 10, 2), ("3", 9, 3), ("8", 2, 1)])
+@pytest.mark.parametrize(
+    ("workers", "replicas", "requests", "each"),
+    [("4", "1", 10, 2), ("3", "1", 9, 3), ("8", "1", 2, 1), ("2", "3", 12, 2)],
+)
 async def test_the_limit_is_divided_among_the_workers(
-    monkeypatch: pytest.MonkeyPatch, workers: str, requests: int, each: int
+    monkeypatch: pytest.MonkeyPatch, workers: str, replicas: str, requests: int, each: int
 ) -> None:
     """More workers never mean more rate, and every worker admits at least one."""
-    setting(monkeypatch, WEB_CONCURRENCY=workers)
+    setting(monkeypatch, WEB_CONCURRENCY=workers, REPLICAS=replicas)
     layer = RateLimitMiddleware(Stranger(), requests=requests, window=LONG)
     statuses = [(await ask(layer, CHAT)).status for _ in range(each + 2)]
     assert statuses == [200] * each + [429] * 2
@@ -155,6 +143,78 @@ async def test_each_tenant_has_a_window_of_its_own() -> None:
     assert statuses == [200, 429, 200, 429]
 
 
+async def test_a_tenants_own_limit_goes_before_the_layers() -> None:
+    """More or less than the default; a limit of 0 lets nothing through, and says so for good."""
+    store = MemoryStore()
+    layer = TenantMiddleware(RateLimitMiddleware(Stranger(), requests=2, window=LONG), store=store)
+    for name, limit, statuses in (("more", 3, [200, 200, 200, 429]), ("less", 1, [200, 429]), ("none", 0, [429, 429])):
+        await store.add_tenant(Tenant(name, rate_requests=limit))
+        key, secret = new_key(name)
+        await store.add_key(key)
+        headers = [JSON, (b"x-api-key", secret.encode())]
+        answers = [await ask(layer, CHAT, headers=headers) for _ in statuses]
+        assert [answer.status for answer in answers] == statuses
+        assert answers[-1].headers["x-ratelimit-limit-requests"] == str(limit)
+    assert answers[-1].headers["x-should-retry"] == "false"
+    assert "retry-after" not in answers[-1].headers
+
+
+async def test_a_key_has_a_limit_within_its_tenants() -> None:
+    """Of its own record, or of the layer; headers tell the tighter one, and a refusal says whose it is."""
+    store = MemoryStore()
+    layer = TenantMiddleware(RateLimitMiddleware(Stranger(), requests=6, key_requests=3, window=LONG), store=store)
+    await store.add_tenant(Tenant("a"))
+    headers = []
+    for limit in (None, 1):
+        key, secret = new_key("a")
+        await store.add_key(replace(key, rate_requests=limit))
+        headers.append([JSON, (b"x-api-key", secret.encode())])
+    answers = [await ask(layer, CHAT, headers=headers[who]) for who in (0, 1, 1, 0, 0, 0)]
+    assert [answer.status for answer in answers] == [200, 200, 429, 200, 200, 429]
+    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers] == ["2", "0", "0", "1", "0", "0"]
+    assert "of this key" in answers[2].error["message"]
+    other, secret = new_key("a")
+    await store.add_key(other)
+    last = [await ask(layer, CHAT, headers=[JSON, (b"x-api-key", secret.encode())]) for _ in range(3)]
+    assert [answer.status for answer in last] == [200, 200, 429]  # the tenant's six are used
+    assert "of this key" not in last[2].error["message"]
+
+
+async def test_a_wait_that_no_sdk_should_sleep_through_is_not_to_be_retried() -> None:
+    """Some clients sleep for as long as they are told."""
+    layer = RateLimitMiddleware(Stranger(), requests=1, window=3600)
+    await ask(layer, CHAT)
+    answer = await ask(layer, CHAT)
+    assert answer.headers["x-should-retry"] == "false"
+    assert 3590 < int(answer.headers["retry-after"]) <= 3601
+    short = RateLimitMiddleware(Stranger(), requests=1, window=30)
+    await ask(short, CHAT)
+    assert "x-should-retry" not in (await ask(short, CHAT)).headers
+
+
+async def test_one_layer_serves_the_loops_of_several_threads() -> None:
+    """Together they admit what the limit allows."""
+    layer = RateLimitMiddleware(Stranger(), requests=50, window=LONG)
+
+    def serve() -> list[int]:
+        async def calls() -> list[int]:
+            return [(await ask(layer, CHAT)).status for _ in range(40)]
+
+        return asyncio.run(calls())
+
+    statuses = [one for part in await asyncio.gather(*(asyncio.to_thread(serve) for _ in range(3))) for one in part]
+    assert (statuses.count(200), statuses.count(429)) == (50, 70)
+
+
+async def test_what_was_done_is_counted_for_metrics() -> None:
+    """The process's own tally."""
+    layer = RateLimitMiddleware(Stranger(), requests=2, window=LONG)
+    admitted, refused = TALLY.admitted, TALLY.refused["requests"]
+    for _ in range(3):
+        await ask(layer, CHAT)
+    assert (TALLY.admitted - admitted, TALLY.refused["requests"] - refused) == (2, 1)
+
+
 async def test_authenticated_paths_count_and_the_body_is_left_alone() -> None:
     """``/v1/models`` counts; so does a body that no one could parse; other routes do not."""
     app = Stranger()
@@ -165,51 +225,6 @@ async def test_authenticated_paths_count_and_the_body_is_left_alone() -> None:
     assert app.bodies[-1] == b"not json"
     assert (await get(layer, "/v1/models")).status == 429
     assert (await get(layer, "/health")).status == 200
-
-
-async def test_the_window_slides(clock: list[float]) -> None:
-    """What was admitted in the window before counts by the share of it that is still in sight."""
-    limiter = WindowLimiter(10, 10.0)
-    assert [(await limiter.hit("a")).admitted for _ in range(11)] == [True] * 10 + [False]
-    clock[0] += 10  # the next window has begun; all of the last one is still in sight
-    assert not (await limiter.hit("a")).admitted
-    clock[0] += 5  # half of it
-    assert [(await limiter.hit("a")).admitted for _ in range(6)] == [True] * 5 + [False]
-    clock[0] += 15  # a window that nobody used
-    window = await limiter.hit("a")
-    assert (window.admitted, window.limit, window.seconds) == (True, 10, 10.0)
-
-
-async def test_a_refused_caller_is_admitted_after_the_time_told(clock: list[float]) -> None:
-    """``reset`` is what must pass, to the millisecond."""
-    limiter = WindowLimiter(2, 10.0)
-    for at in (0.0, 3.0, 1.0):
-        clock[0] += at
-        window = await limiter.hit("a")
-    assert not window.admitted
-    assert 0 < window.reset <= 20
-    clock[0] += window.reset + 0.001
-    assert (await limiter.hit("a")).admitted
-
-
-async def test_windows_in_milliseconds_work(clock: list[float]) -> None:
-    """RATE_LIMIT_WINDOW_MS need not be whole seconds."""
-    limiter = WindowLimiter(1, 0.25)
-    assert (await limiter.hit("a")).admitted
-    assert not (await limiter.hit("a")).admitted
-    clock[0] += 0.5
-    assert (await limiter.hit("a")).admitted
-
-
-async def test_callers_that_are_gone_are_forgotten(clock: list[float]) -> None:
-    """Memory is bounded by the callers of two windows."""
-    storage = WindowStorage()
-    limiter = WindowLimiter(10, 10.0, storage)
-    for at in range(100):
-        await limiter.hit(f"tenant-{at}")
-    clock[0] += 30
-    await limiter.hit("new")
-    assert len(storage._counts) == 1
 
 
 @pytest.mark.parametrize(
@@ -236,7 +251,24 @@ def test_a_duration_is_written_as_go_does(seconds: float, text: bytes) -> None:
     assert go_duration(seconds) == text
 
 
-@pytest.mark.parametrize("settings", [{"requests": 0}, {"requests": -1}, {"window": 0}, {"window": -1.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"requests": 0},
+        {"requests": -1},
+        {"tokens": 0},
+        {"concurrency": 0},
+        {"key_requests": 0},
+        {"key_tokens": -1},
+        {"key_concurrency": 0},
+        {"window": 0},
+        {"window": -1.0},
+        {"queue_seconds": -1},
+        {"queue_size": 0},
+        {"redis_patience": 0},
+        {"lease_seconds": 0},
+    ],
+)
 def test_a_senseless_limit_is_refused_when_it_is_made(settings: dict[str, Any]) -> None:
     """Not at the first call."""
     with pytest.raises(ValueError, match=json.dumps(next(iter(settings.values())))):

@@ -425,7 +425,7 @@ async def test_an_unknown_key_is_not_remembered() -> None:
 
 async def test_memory_of_look_ups_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many tenants' keys do not fill the process."""
-    monkeypatch.setattr("asgi_llm_gateway.middleware.tenant._KNOWN_LIMIT", 3)
+    monkeypatch.setattr("asgi_llm_gateway.middleware._tenant_directory.KNOWN_LIMIT", 3)
     one = await setup()
     for _ in range(10):
         key, secret = new_key("b")

@@ -13,7 +13,8 @@ from asgi_llm_gateway.adapters.compatible import VENDORS
 from asgi_llm_gateway.adapters.echo import EchoAdapter
 from asgi_llm_gateway.adapters.openai import OpenAIAdapter
 from asgi_llm_gateway.errors import NotFound
-from asgi_llm_gateway.proxy.routing import Router, router_of, with_v1
+from asgi_llm_gateway.proxy.providers import router_of, with_v1
+from asgi_llm_gateway.proxy.routing import Router
 from asgi_llm_gateway.settings import FileConfig, Settings, SettingsError
 from asgi_llm_gateway.wire import METERED, Route, parse
 
@@ -30,7 +31,7 @@ def routes(environ: dict[str, str], file: dict[str, Any] | None = None) -> Route
 
 def found(router: Router, name: str) -> tuple[str, str]:
     """Provider and model for a name."""
-    target = router.resolve(name)[0].target
+    target = router.way(name).places[0].target
     return target.provider, target.model
 
 
@@ -87,7 +88,7 @@ def test_a_name_finds_its_provider(name: str, expected: tuple[str, str]) -> None
 def test_a_name_that_nobody_has_is_refused(name: str) -> None:
     """Naming it, and what there is."""
     with pytest.raises(NotFound) as caught:
-        ALL.resolve(name)
+        ALL.way(name)
     assert (caught.value.error_code, caught.value.param) == ("model_not_found", "model")
     for there in ("fast", "gpt-5", "echo"):
         assert there in caught.value.message
@@ -96,20 +97,20 @@ def test_a_name_that_nobody_has_is_refused(name: str) -> None:
 def test_without_openrouter_a_strange_prefix_is_unknown() -> None:
     """Nothing goes to a provider that was not named."""
     with pytest.raises(NotFound):
-        Router([EchoAdapter(), adapter("openai")]).resolve("mistralai/mistral-large")
+        Router([EchoAdapter(), adapter("openai")]).way("mistralai/mistral-large")
 
 
 def test_echo_says_back_only_as_itself() -> None:
     """It would answer to any name, which would hide every typing mistake."""
     for name in ("echo/gpt-5", "echo/nothing", "echo2"):
         with pytest.raises(NotFound):
-            Router([EchoAdapter()]).resolve(name)
+            Router([EchoAdapter()]).way(name)
 
 
 def test_targets_keep_their_order() -> None:
     """The first is the preferred one."""
     router = Router([adapter("a"), adapter("b")], {"m": ["b/x", "a/y"]})
-    assert [one.target for one in router.resolve("m")] == [("b", "x"), ("a", "y")]
+    assert [one.target for one in router.way("m").places] == [("b", "x"), ("a", "y")]
 
 
 def test_the_list_holds_names_that_resolve() -> None:
@@ -117,13 +118,13 @@ def test_the_list_holds_names_that_resolve() -> None:
     assert len(set(ALL.models)) == len(ALL.models)
     assert {"fast", "gpt-4o", "deep", "echo", "gpt-5", "own/llama:7b"} == set(ALL.models)
     for name in ALL.models:
-        ALL.resolve(name)
+        ALL.way(name)
 
 
 def test_many_made_up_names_do_not_fill_the_memory() -> None:
     """Clients choose the names; only so many are remembered."""
     for at in range(10_500):
-        ALL.resolve(f"gpt-made-up-{at}")
+        ALL.way(f"gpt-made-up-{at}")
     assert len(ALL._found) <= 10_000
     assert found(ALL, "gpt-5") == ("openai", "gpt-5")
 
@@ -132,7 +133,7 @@ def test_the_error_for_an_unknown_name_stays_short() -> None:
     """Twenty names and an ellipsis."""
     router = Router([adapter("many", *(f"model-{at}" for at in range(500)))])
     with pytest.raises(NotFound) as caught:
-        router.resolve("x")
+        router.way("x")
     assert caught.value.message.count("many/") == 20
     assert caught.value.message.endswith(", ....")
 
@@ -168,7 +169,7 @@ def test_nothing_configured_is_echo_alone() -> None:
 def test_a_key_or_a_url_turns_a_provider_on(environ: dict[str, str], name: str, url: str, model: str) -> None:
     """Without any file; and its known models are listed."""
     router = routes(environ)
-    resolved = router.resolve(model)[0]
+    resolved = router.way(model).places[0]
     assert resolved.target.provider == name
     assert isinstance(resolved.adapter, AnthropicAdapter if name == "anthropic" else OpenAIAdapter)
     assert resolved.adapter.base_url == url
@@ -188,14 +189,14 @@ def test_the_file_adds_to_the_environment() -> None:
             "models": {"main": {"targets": ["work/qwen", "openai/gpt-5"]}},
         },
     )
-    openai = router.resolve("gpt-5")[0].adapter
+    openai = router.way("gpt-5").places[0].adapter
     assert isinstance(openai, OpenAIAdapter)
     assert openai.base_url == "http://file/v1"
     request = parse(Route("metered", "chat", ""), b'{"model":"gpt-5","messages":[{"role":"user","content":"a"}]}')
     sent = openai.request(request, "gpt-5")
     assert isinstance(sent, UpstreamRequest)
     assert (b"authorization", b"Bearer k-env") in sent.endpoint.headers
-    assert [one.target for one in router.resolve("main")] == [("work", "qwen"), ("openai", "gpt-5")]
+    assert [one.target for one in router.way("main").places] == [("work", "qwen"), ("openai", "gpt-5")]
     assert found(router, "work/qwen") == ("work", "qwen")
     assert found(router, "parrot") == ("demo", "parrot")
     assert found(router, "echo") == ("echo", "echo")
@@ -227,7 +228,7 @@ def test_a_wrong_setting_is_named(file: dict[str, Any], words: list[str]) -> Non
 def test_a_key_is_in_no_repr(tmp_path: Path) -> None:
     """Neither the adapter's nor its endpoints'."""
     router = routes({"OPENAI_API_KEY": "sk-secret-0123456789"})
-    adapter_ = router.resolve("gpt-5")[0].adapter
+    adapter_ = router.way("gpt-5").places[0].adapter
     request = parse(Route("metered", "chat", ""), b'{"model":"gpt-5","messages":[{"role":"user","content":"a"}]}')
     sent = adapter_.request(request, "gpt-5")
     assert isinstance(sent, UpstreamRequest)

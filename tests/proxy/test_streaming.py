@@ -255,8 +255,10 @@ async def test_each_event_goes_on_when_it_came(server: str, shape: str) -> None:
         with serving(SHAPES[shape](proxy(provider)), server) as port:
             async with caller(port) as client:
                 client.post()
+                go.release()  # the head goes out with the first event, which might have been an error
                 assert await client.head() == 200
-                for one in said:
+                assert await client.piece() == said[0]
+                for one in said[1:]:
                     go.release()
                     assert await client.piece() == one
                 go.release()  # the usage event: not for the client
@@ -340,8 +342,10 @@ async def test_the_last_news_wait_until_the_money_is_settled(server: str, last: 
         with serving(Noting(proxy(provider), settle), server) as port:
             async with caller(port) as client:
                 client.post({**ASKED, "stream_options": {"include_usage": True}})
+                go.release()
                 await client.head()
-                for _ in range(6):
+                await client.piece()
+                for _ in range(5):
                     go.release()
                     await client.piece()
                 go.release()
@@ -483,7 +487,7 @@ async def test_a_hang_up_closes_the_upstream(server: str, shape: str, moment: st
                 async with caller(port) as client:
                     client.post()
                     await until(lambda calls=calls: len(provider.requests) == calls)  # type: ignore[misc]
-                    if "stream" in moment or "token" in moment:
+                    if "stream" in moment:
                         await client.head()
                     came = b""
                     while len(came) < len(word("a")) * (len(said[moment]) - 1) and "stream" in moment:
@@ -650,8 +654,10 @@ async def test_a_slow_reader_does_not_slow_another(server: str) -> None:
                 await slow.head()
                 await blocked(lambda: flooding[0].sent)
                 quick.post()
+                go.release()
                 await quick.head()
-                for at in range(50):
+                assert await quick.piece() == word("0")
+                for at in range(1, 50):
                     go.release()
                     assert await quick.piece() == word(str(at))
 

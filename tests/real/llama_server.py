@@ -1,7 +1,7 @@
 """Run llama.cpp's own HTTP server (the C++ one) on loopback, out of the xllamacpp wheel.
 
-``python -m tests.real.llama_server MODEL.gguf --port N [--api-key KEY] [--embedding]`` prints one line
-``running on http://127.0.0.1:N`` when it answers; SIGTERM stops it.
+``python -m tests.real.llama_server MODEL.gguf --port N [--api-key KEY] [--embedding] [--no-alias]
+[--endless]`` prints one line ``running on http://127.0.0.1:N`` when it answers; SIGTERM stops it.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"
@@ -21,13 +21,16 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--api-key")
     parser.add_argument("--embedding", action="store_true")
+    parser.add_argument("--no-alias", action="store_true", help="the model is called by its file's path")
+    parser.add_argument("--endless", action="store_true", help="no answer ends before its limit")
     options = parser.parse_args()
 
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = options.model
-    params.model_alias = {"tiny"}
+    if not options.no_alias:
+        params.model_alias = {"tiny"}
     params.hostnames = ["127.0.0.1"]
     params.port = options.port
     params.n_ctx = 8192  # shared by the slots
@@ -37,6 +40,7 @@ def main() -> None:
     params.warmup = False
     params.use_jinja = True
     params.endpoint_slots = True
+    params.sampling.ignore_eos = options.endless
     params.embedding = options.embedding
     if options.embedding:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

@@ -146,7 +146,8 @@ async def test_no_models_and_all_models_differ(open_store: Open) -> None:
 
 async def test_a_key_is_found_by_its_digest(open_store: Open) -> None:
     """With its tenant, and all its fields; by nothing else."""
-    key = key_for(name="laptop", expires=99.5, also_tenants=("other",), allowed_models=("echo",), budget=2**62)
+    rates: dict[str, Any] = {"rate_requests": 2, "rate_tokens": 2**40, "concurrency": 3}
+    key = key_for(name="laptop", expires=99.5, also_tenants=("other",), allowed_models=("echo",), budget=2**62, **rates)
     async with open_store() as store:
         await store.add_tenant(FULL)
         await store.add_key(key)

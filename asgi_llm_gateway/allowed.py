@@ -1,0 +1,24 @@
+"""Which models a caller may use: asked of the one that a client names, and again of one put in its place."""
+
+from __future__ import annotations
+
+from .errors import NotFound
+from .records import Identity
+
+
+def check_model(identity: Identity, model: str) -> None:
+    """Refuse a model that the tenant or the key may not use, in the words used for one that does not exist.
+
+    Raises NotFound (404 ``model_not_found``).
+    """
+    for allowed in (identity.tenant.allowed_models, identity.key.allowed_models if identity.key else None):
+        if allowed is not None and model not in allowed:
+            listed = ", ".join(sorted(allowed)[:20]) or "none"
+            raise NotFound(
+                f"The model '{model}' does not exist or you do not have access to it. Yours: {listed}.",
+                code="model_not_found",
+                param="model",
+            )
+
+
+__all__ = ["check_model"]

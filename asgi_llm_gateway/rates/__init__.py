@@ -1,0 +1,1 @@
+"""How often, how much, how many at once: the arithmetic of rate limits, wherever it is counted."""

@@ -1,0 +1,1 @@
+"""Rules for OPA, and a gateway that asks them."""
