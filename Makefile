@@ -11,7 +11,7 @@ help:
 	@echo "make test-real  the tests that need heavy real parts (a llama.cpp server, ...)"
 	@echo "make prove      budgets under killed, frozen and cut-off processes and stores, checked afterwards (about 4 minutes)"
 	@echo "make lint       ruff and mypy --strict"
-	@echo "make bench      CPU per request and per stream, against a free upstream"
+	@echo "make bench      CPU per request and per stream, against a free upstream; then each part by itself"
 
 # A stamp for each set of packages: made anew when pyproject.toml changes.
 $(VENV)/.made:
@@ -72,6 +72,8 @@ bench: $(VENV)/.dev
 	@command -v nginx >/dev/null || $(MAKE) --no-print-directory apt-nginx-light
 	@command -v wrk >/dev/null || $(MAKE) --no-print-directory apt-wrk
 	$(BIN)/python -m benchmarks.run
+	@for part in layers ledger guards guards_validation policy structured cache observers translation; do \
+	  echo; echo "benchmarks.$$part"; $(BIN)/python -m benchmarks.$$part || exit 1; done
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

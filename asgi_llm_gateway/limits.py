@@ -63,8 +63,8 @@ def unpriced(model: str, dialect: Dialect | None) -> GatewayError:
             param="model",
         )
     return BadRequest(
-        f"The model '{model}' has no price, and the tenant has a budget. "
-        "Ask the operator to set its price in the settings file.",
+        f"The model '{model}' has no price here, and the tenant has a budget. GET /v1/models lists the models and their "
+        "prices; ask the operator to set this one's in the settings file.",
         code="unpriced_model",
         param="model",
     )

@@ -41,7 +41,8 @@ class Provider:
     """A server that speaks chat: plays back what the test gives it, one answer a call, and keeps what it was asked.
 
     Attributes:
-        answers: What comes next: a whole body, a list of events, or ``(status, body)``; the last one again and again.
+        answers: What comes next: a whole body, a list of events (and seconds of silence), or ``(status, body)``; the last
+            one again and again.
         asked: The bodies that came, with the path they came to.
     """
 
@@ -64,7 +65,10 @@ class Provider:
         headers = [(b"content-type", kind), (b"retry-after-ms", b"5")] if status != 200 else [(b"content-type", kind)]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         for piece in said if type(said) is list else [said]:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            if type(piece) is float:
+                await asyncio.sleep(piece)
+            else:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -383,7 +387,7 @@ async def test_a_stream_that_breaks_off_raises(server: Server, client: anthropic
     """Whether the provider tells of an error or just ends; what came before was read, and no end is made up."""
     begun = [chunk({"role": "assistant", "content": ""}), chunk({"content": "a"})]
     failed = b"data: " + json.dumps({"error": {"message": "overloaded", "type": "overloaded_error"}}).encode() + b"\n\n"
-    for events, named in (([*begun, failed], "overloaded"), (begun, "before")):
+    for events, named in (([*begun, 0.5, failed], "overloaded"), (begun, "before")):
         provider.answers = [events]
         texts: list[str] = []
         fields: Any = {"model": f"gpt-{named}", "max_tokens": 9, "messages": HELLO}
