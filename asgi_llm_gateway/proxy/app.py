@@ -138,11 +138,12 @@ class ProxyApp:
         await send_body(send, 200, body, ((b"content-type", b"application/json"),))
 
     async def _call(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        hops = self._hops(exchange, scope)
-        if exchange.request is None:
-            receive = await exchange.read(receive, scope)
         request = exchange.request
-        assert request is not None
+        if request is None:
+            receive = await exchange.read(receive, scope)
+            request = exchange.request
+            assert request is not None
+        hops = self._first_hop if request.header(HOP) is None else self._hops(exchange, scope)
         if request.stream and not self._may_stream():
             raise BadRequest(
                 "Streaming is switched off here (ENABLE_STREAMING). Send 'stream': false.",
