@@ -72,7 +72,7 @@ bench: $(VENV)/.dev
 	@command -v nginx >/dev/null || $(MAKE) --no-print-directory apt-nginx-light
 	@command -v wrk >/dev/null || $(MAKE) --no-print-directory apt-wrk
 	$(BIN)/python -m benchmarks.run
-	@for part in layers ledger guards guards_validation policy structured observers translation; do \
+	@for part in layers ledger guards guards_validation policy structured observers translation cache; do \
 	  echo; echo "benchmarks.$$part"; $(BIN)/python -m benchmarks.$$part || exit 1; done
 
 clean:

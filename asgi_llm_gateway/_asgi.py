@@ -88,7 +88,7 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
             if task.done():
                 break
             cancelled = error
-        except Exception:
+        except Exception:  # the work's own failure: result() below raises it
             break
     result = task.result()
     if cancelled is not None:

@@ -90,7 +90,7 @@ class Outside:
         settings = current()
         prices = self._prices
         if prices is None:
-            prices = prices_of(current_file().models)
+            prices = prices_of(current_file().models, current_file().providers)
         self._terms = Terms(
             prices,
             settings.default_max_output_tokens,

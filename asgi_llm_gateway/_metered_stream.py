@@ -35,7 +35,7 @@ async def enter(exchange: Exchange, account: Account | None, target: Target, req
         if account is not None and request is not None:
             request = account.limited(request)
         call = await exchange.begin_call(target, request)
-    except BaseException:
+    except BaseException:  # refused, or cancelled while it was asked: the call does not last
         await leave(exchange)
         raise
     record = exchange.record
@@ -208,7 +208,7 @@ class MeteredStream:
             if not rest:
                 raise
             return rest
-        except BaseException:
+        except BaseException:  # cut, or the handler gave up
             self._call.post(self._used())
             raise
 

@@ -79,6 +79,16 @@ def _last_end(data: bytes) -> int:
     return end
 
 
+_DATA_LINE = re.compile(rb"(?:^|[\r\n])data:")
+
+
+def count_data(events: bytes) -> int:
+    """The data lines of whole events. In JSON a line break is escaped, so that none stands in a text."""
+    if events.find(b"\r") < 0:
+        return events.count(b"\ndata:") + events.startswith(b"data:")
+    return len(_DATA_LINE.findall(events))
+
+
 def split(data: bytes) -> list[bytes]:
     """Cut bytes that hold whole events only into the events."""
     events = []

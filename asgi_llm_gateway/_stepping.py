@@ -41,7 +41,7 @@ class Resumed:
             given: Any
             try:
                 value = yield waiting
-            except BaseException as error:
+            except BaseException as error:  # whatever is thrown in goes on to the coroutine that is stepped
                 step, given = self._throw, error
             else:
                 step, given = self._coroutine.send, value

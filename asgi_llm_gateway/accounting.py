@@ -22,7 +22,7 @@ from .records import About, Amount, CallRecord, Hold, Price, Refusal, Usage, usd
 from .stores.keeper import Keeper
 from .tokens import answers, estimate, exact_bound, more_than_text, plain_bound, prompt_bound, surcharge
 from .units import applied, applies, ceiling
-from .wire import MEDIA, LLMRequest
+from .wire import MEDIA, LLMRequest, limit_names
 
 log = logging.getLogger("asgi_llm_gateway")
 
@@ -139,7 +139,8 @@ class Account:
             exchange.headers.append((b"x-llm-budget-warning", b"soft limit of %s USD is spent" % usd(soft).encode()))
         if chosen and request is not None:
             most = output_for(hold.money * 100 // self._percent, bound, price, chosen * times) // times
-            exchange.amend(**{_limit_field(request): max(1, min(most, (hold.tokens - bound) // times, chosen))})
+            limit = limit_names(request.route.dialect)[-1]
+            exchange.amend(**{limit: max(1, min(most, (hold.tokens - bound) // times, chosen))})
             self._request = exchange.request
 
     async def _give_back(self, hold: Hold) -> None:
@@ -265,7 +266,7 @@ class Account:
             return request
         wanted = self._terms.wanted_output
         chosen = min(wanted, self._exchange.identity.tenant.max_output_tokens or wanted)
-        return request.with_fields(**{_limit_field(request): chosen})
+        return request.with_fields(**{limit_names(request.route.dialect)[-1]: chosen})
 
     async def cover(self) -> None:
         """Raise the hold to what was reported afterwards, where the budget has so much: used is used, and nobody is refused."""
@@ -372,11 +373,6 @@ class Account:
                 local,
             ),
         )
-
-
-def _limit_field(request: LLMRequest) -> str:
-    """The output limit's name in the dialect: the one that every server understands; an adapter may know a newer one."""
-    return "max_output_tokens" if request.route.dialect == "responses" else "max_tokens"
 
 
 def _unavailable(error: StoreError) -> Unavailable:

@@ -6,6 +6,13 @@ from .errors import NotFound
 from .records import Identity
 
 
+def may_use(identity: Identity, model: str) -> bool:
+    """Whether a caller may ask for that name: its tenant's list and its key's, where they have one, both hold it."""
+    key = identity.key
+    lists = (identity.tenant.allowed_models, key.allowed_models if key is not None else None)
+    return all(names is None or model in names for names in lists)
+
+
 def check_model(identity: Identity, model: str) -> None:
     """Refuse a model that the tenant or the key may not use, in the words used for one that does not exist.
 
@@ -21,4 +28,4 @@ def check_model(identity: Identity, model: str) -> None:
             )
 
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "may_use"]

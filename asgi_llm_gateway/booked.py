@@ -38,7 +38,7 @@ def tell(record: CallRecord) -> None:
     for listener in _listeners:
         try:
             listener(record)
-        except Exception:
+        except Exception:  # a listener's mistake: the call is booked all the same
             log.exception("a booked call could not be counted")
 
 

@@ -113,6 +113,7 @@ class Exchange:
         deferred: A layer may yet ask for another answer: ``end`` waits until it says that this one is final.
         seen: The gateway layers that the call went through, outermost first.
         rank: The highest rank among them.
+        refusal: Why the call is refused, where a layer further in is still to count it: it raises it then.
         max_body: Bytes that the request's body may have.
     """
 
@@ -120,7 +121,7 @@ class Exchange:
         "_at_end", "_guards", "_receive", "_replayed", "_sent", "_watched", "amended", "answering", "calls",
         "complete", "cost", "deferred", "ended", "ends_itself", "entry", "exact", "first_byte_at", "gone",
         "headers", "identity",
-        "lasting", "max_body", "rank", "reader", "record", "request", "route", "seen", "status", "usage",
+        "lasting", "max_body", "rank", "reader", "record", "refusal", "request", "route", "seen", "status", "usage",
     )  # fmt: skip
 
     def __init__(self, entry: ASGIApp, route: Route, scope: Scope, *, max_body: int = MAX_BODY) -> None:
@@ -136,6 +137,7 @@ class Exchange:
         self.rank = -1
         self.usage: Usage | None = None
         self.cost: int | None = None
+        self.refusal: GatewayError | None = None
         self.reader: UsageReader | None = None
         self.exact = False
         self.ends_itself = False
@@ -286,7 +288,7 @@ class Exchange:
         try:
             for guard in self._guards:
                 await guard.begin(call)
-        except BaseException:
+        except BaseException:  # refused, or cancelled: it is no call of the exchange
             self.calls.remove(call)
             raise
         return call

@@ -150,7 +150,7 @@ class Handler(logging.Handler):
                 fields["traceback"] = _where(record.exc_info[2])
             level = "error" if record.levelno >= logging.ERROR else record.levelname.lower()
             self._writer.put(Line(record.created, level, plain(hidden(record.getMessage()), _LONGEST), fields))
-        except Exception:
+        except Exception:  # logging's own way: a message must not break who wrote it
             self.handleError(record)
 
 

@@ -178,7 +178,7 @@ class MeteredTransport(_Transport):  # type: ignore[misc]
         except GatewayError as error:
             await call.end(Usage())
             return refusal(request, error, route)
-        except BaseException as error:
+        except BaseException as error:  # cut or cancelled: what was used until then is paid for
             await call.end(of_failure(error))
             raise
         if is_own(call.exchange):
@@ -230,7 +230,7 @@ class MeteredTransport(_Transport):  # type: ignore[misc]
         except GatewayError as error:
             call.post(Usage())
             return refusal(request, error, route)
-        except BaseException as error:
+        except BaseException as error:  # cut or cancelled: what was used until then is paid for
             call.post(of_failure(error))
             raise
         if is_own(call.exchange):
@@ -260,7 +260,7 @@ class MeteredTransport(_Transport):  # type: ignore[misc]
             raise Unavailable("The server has shut down; the call was not sent.") from None
         try:
             return future.result()
-        except BaseException:
+        except BaseException:  # the thread that waits is interrupted: the loop need not go on
             future.cancel()
             raise
 

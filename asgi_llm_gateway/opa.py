@@ -19,7 +19,7 @@ from .prices import PriceTable, ceiling_of
 from .records import NANO_PER_USD
 from .tokens import estimate
 from .validation import MAX_MODEL_LENGTH, REFUSED_FIELDS
-from .wire import LLMRequest
+from .wire import LLMRequest, limit_names
 
 PARAMETERS = frozenset(
     {
@@ -327,26 +327,12 @@ def changes(request: LLMRequest, obligations: Obligations) -> dict[str, Any]:
     most = obligations.max_tokens
     if most is None or request.route.dialect == "embeddings":
         return fields
-    named = [name for name in limit_names(request) if request.data.get(name) is not None]
+    named = [name for name in limit_names(request.route.dialect) if request.data.get(name) is not None]
     if not named:
-        fields[limit_names(request)[-1]] = most
+        fields[limit_names(request.route.dialect)[-1]] = most
     else:
         fields.update((name, most) for name in named if request.data[name] > most)
     return fields
-
-
-def limit_names(request: LLMRequest) -> tuple[str, ...]:
-    """What the output limit is called in the request's dialect; the last is the one that every server understands.
-
-    Sources: OpenAI API reference, "Create chat completion" and "Create a response"; Anthropic API reference, "Messages".
-    """
-    match request.route.dialect:
-        case "responses":
-            return ("max_output_tokens",)
-        case "chat":
-            return ("max_completion_tokens", "max_tokens")
-        case _:
-            return ("max_tokens",)
 
 
 def decision_header(decision: Decision) -> tuple[Header, ...]:
@@ -359,5 +345,5 @@ def decision_header(decision: Decision) -> tuple[Header, ...]:
 
 __all__ = [
     "Decision", "Obligations", "PolicyFault", "Questions", "changes", "data_path", "decision_header",
-    "limit_names", "read_answer", "read_result", "rounded_up",
+    "read_answer", "read_result", "rounded_up",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ installed, the ``genai-prices`` package.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from . import _price_source
@@ -83,15 +83,23 @@ class PriceTable:
 
     Args:
         own: Prices that come first: ``"model"`` or ``"provider/model"`` to a Price in nano-USD per million tokens.
+        local: Providers on own machines, beside those that are called so (LOCAL_PROVIDERS).
         clock: Unix time in seconds: some listed prices begin at a date.
     """
 
-    def __init__(self, own: Mapping[str, Price] | None = None, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        own: Mapping[str, Price] | None = None,
+        *,
+        local: Iterable[str] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._prices = _SPECIFIED | _OTHER_MEDIA
         for name, dated in _DATED.items():
             self._prices.update(dict.fromkeys(dated, _SPECIFIED[name]))
         self._own = dict(own or {})
         self._prices.update(self._own)
+        self._local = LOCAL_PROVIDERS.union(local)
         self._clock = clock
         self._known: dict[_Key, Price | None] = {}
         self._ending: dict[_Key, _price_source.Listed] = {}  # the few whose price is known to change
@@ -140,7 +148,7 @@ class PriceTable:
         found = self._prices.get(model)
         if found is not None:
             return found
-        if provider in LOCAL_PROVIDERS or model in LOCAL_PROVIDERS:
+        if provider in self._local or model in self._local:
             return FREE
         front, slash, rest = model.partition("/")
         return self._find(rest, front, None) if slash and rest else None
@@ -249,10 +257,11 @@ def _dearest(prompt_bound: int, price: Price) -> tuple[int, int]:
 DEFAULT_PRICES = PriceTable()
 
 
-def prices_of(models: Any) -> PriceTable:
-    """The default prices with those of the settings file in front."""
+def prices_of(models: Any, providers: Any = None) -> PriceTable:
+    """The default prices with those of the settings file in front; its providers of a local type cost nothing."""
     own = {name: price for name, model in models.items() if (price := _price_in(model)) is not None}
-    return PriceTable(own) if own else DEFAULT_PRICES
+    local = {name for name, one in (providers or {}).items() if (one.type or name) in LOCAL_PROVIDERS}
+    return PriceTable(own, local=local) if own or local else DEFAULT_PRICES
 
 
 def _price_in(model: Any) -> Price | None:

@@ -313,6 +313,11 @@ def rewrite(raw: bytes, data: dict[str, Any]) -> bytes:
         raise BadRequest("The body is nested too deeply.", code="invalid_json") from None
 
 
+def limit_names(dialect: Dialect | None) -> tuple[str, ...]:
+    """What the output limit is called in a dialect; the last is the one that every server of it understands."""
+    return _LIMIT_FIELDS.get(dialect) or ("max_tokens",)
+
+
 def _limit_of(dialect: Dialect | None, data: dict[str, Any]) -> int | None:
     for name in _LIMIT_FIELDS.get(dialect, ()):
         value = data.get(name)

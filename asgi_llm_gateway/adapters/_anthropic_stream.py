@@ -93,11 +93,8 @@ class AnthropicStream:
 
     @property
     def usage(self) -> Usage | None:
-        """See StreamDecoder. The first event knows the prompt's tokens only: what was made until a cut is estimated."""
-        found = self._tally.usage
-        if found is None or (self._tally.counted and self._stop is not None):
-            return found
-        return found._replace(completion=max(found.completion, self.tokens()), estimated=True)
+        """See StreamDecoder."""
+        return self._tally.so_far(self._stop is not None, self.tokens)
 
     @property
     def events(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..records import Usage
@@ -69,3 +70,11 @@ class Tally:
     def usage(self) -> Usage | None:
         """All that was told so far."""
         return counts(self._told) if self._told else None
+
+    def so_far(self, ended: bool, tokens: Callable[[], int]) -> Usage | None:
+        """The counts of the stream until now. Its first event knows the prompt's tokens only: until it has ``ended``, what was
+        made is estimated by ``tokens``."""
+        found = self.usage
+        if found is None or (self.counted and ended):
+            return found
+        return found._replace(completion=max(found.completion, tokens()), estimated=True)

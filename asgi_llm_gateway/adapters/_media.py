@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import orjson
 
@@ -17,7 +16,7 @@ from ..media_usage import MAX_MEDIA_EVENT, MediaReader
 from ..records import Usage
 from ..usage import WHOLE_PARSE
 from ..wire import LLMRequest
-from .base import Adapter, Answer, Endpoint, UpstreamRequest
+from .base import Adapter, Answer, Endpoint, UpstreamRequest, error_status
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _JSON: Header = (b"content-type", b"application/json")
@@ -63,16 +62,10 @@ def answer(adapter: Adapter, request: LLMRequest, body: bytes) -> Answer:
             and found.get("error")
             and not any(found.get(name) for name in ("data", "text", "results"))
         ):
-            raise adapter.error(_status_in(found["error"]), (), body)
+            raise adapter.error(error_status(body), (), body)
     reader = MediaReader(request, b"application/json")
     reader.feed(body)
     return Answer(body, reader.end())
-
-
-def _status_in(error: Any) -> int:
-    """The status that an error inside a 200 speaks of."""
-    code = error.get("code") if type(error) is dict else None
-    return code if type(code) is int and 400 <= code < 600 else 502
 
 
 class MediaStream:

@@ -18,30 +18,7 @@ from ..records import Usage
 from ..usage import WHOLE_PARSE
 from ..wire import LLMRequest
 from ._anthropic_usage import Tally, counts
-from .base import Answer, UpstreamRequest, error_fields, failure
-
-# "Errors": the status of a type, for an error inside a stream or a 200, which has none.
-_STATUSES = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "conflict_error": 409,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
-
-
-def error_status(body: bytes) -> int:
-    """The HTTP status that an error speaks of: by its type, or the number that llama.cpp gives as its ``code``; else 500."""
-    fields = error_fields(body)
-    kind, code = fields.get("type"), fields.get("code")
-    if type(kind) is str and kind in _STATUSES:
-        return _STATUSES[kind]
-    return code if type(code) is int and 400 <= code < 600 else 500
+from .base import Answer, UpstreamRequest, error_status, failure
 
 
 def native_answer(name: str, body: bytes, failed_with: Callable[[bytes], GatewayError]) -> Answer:
@@ -145,11 +122,8 @@ class MessagesStream:
 
     @property
     def usage(self) -> Usage | None:
-        """See StreamDecoder. The first event knows the prompt's tokens only: what was made until a cut is estimated."""
-        found = self._tally.usage
-        if found is None or (self._tally.counted and (self._stopped or self.complete)):
-            return found
-        return found._replace(completion=max(found.completion, self.tokens()), estimated=True)
+        """See StreamDecoder."""
+        return self._tally.so_far(self._stopped or self.complete, self.tokens)
 
     @property
     def events(self) -> int:
@@ -246,4 +220,4 @@ class MessagesStream:
         return given if type(given) is str else "", told
 
 
-__all__ = ["CountsTokens", "MessagesStream", "counted", "error_status", "native_answer"]
+__all__ = ["CountsTokens", "MessagesStream", "counted", "native_answer"]

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from .._sample import StreamSample, streamed_tokens
-from .._sse import EventSplitter, EventTooLong, data_of, split
+from .._sse import EventSplitter, EventTooLong, count_data, data_of, split
 from ..errors import GatewayError, Unsupported, UpstreamError
 from ..fronts._responses_failure import error_event
 from ..fronts._responses_rules import hosted, refuse_file_id, refuse_reference, refuse_stored, wrong
@@ -89,7 +89,6 @@ def _look_at(item: dict[str, Any], place: str) -> None:
                 refuse_file_id(part, f"{place}.{name}[{at}]", instead or "its content")
 
 
-_DATA_LINE = re.compile(rb"(?:^|[\r\n])data:")
 # An event that is called so, or has one.
 _ERROR_EVENT = re.compile(rb'"error"\s*(?:[,}]|:\s*[^\sn])')
 _NUMBER = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})')
@@ -134,11 +133,7 @@ class ResponsesStream:
             raise UpstreamError(f"The provider '{self._name}' sent an event without an end.") from None
         if not whole:
             return b""
-        if whole.find(b"\r") < 0:  # in JSON a line break is escaped
-            count = whole.count(b"\ndata:") + whole.startswith(b"data:")
-        else:
-            count = len(_DATA_LINE.findall(whole))
-        self.sample.add(whole, count)
+        self.sample.add(whole, count_data(whole))
         if _says_nothing_new(whole):
             return whole
         return b"".join([self._look(event) for event in split(whole)])

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from .._sample import StreamSample, streamed_tokens
-from .._sse import EventSplitter, EventTooLong, data_of, split
+from .._sse import EventSplitter, EventTooLong, count_data, data_of, split
 from ..errors import GatewayError, UpstreamError
 from ..records import Usage
 from ..usage import usage_from
@@ -55,7 +55,6 @@ def _says_nothing_new(whole: bytes) -> bool:
 
 
 # An event that says more than text: usage that is not null, an error, or the end.
-_DATA_LINE = re.compile(rb"(?:^|[\r\n])data:")
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 _NEWS = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[^\sn]|"finish_reason"\s*:\s*"error"|\[DONE\]')
 
@@ -109,7 +108,7 @@ class OpenAIStream:
             count = 1
         else:
             plain = whole.find(b"[DONE]") < 0 and _says_nothing_new(whole)
-            count = len(_DATA_LINE.findall(whole))
+            count = count_data(whole)
         self.sample.add(whole, count)
         if plain and (self._mends is None or self._mends.search(whole) is None):
             return whole

@@ -23,8 +23,18 @@ from ._anthropic_request import given_names, translate
 from ._anthropic_stream import AnthropicStream, finish_reason, usage_object
 from ._anthropic_usage import counts
 from ._moved import fit_messages
-from ._native_messages import MessagesStream, error_status, native_answer
-from .base import Answer, Endpoint, StreamDecoder, Unsupported, UpstreamRequest, clean, error_fields, failure
+from ._native_messages import MessagesStream, native_answer
+from .base import (
+    Answer,
+    Endpoint,
+    StreamDecoder,
+    Unsupported,
+    UpstreamRequest,
+    clean,
+    error_fields,
+    error_status,
+    failure,
+)
 
 # The account's own limits, which come as 400 and 429: nothing that the client could wait for or do something about.
 _ACCOUNT_CODE = re.compile(r"spend_limit|on_hold")

@@ -234,6 +234,37 @@ def error_fields(body: bytes) -> dict[str, Any]:
     return error if type(error) is dict else {}
 
 
+# The status of an error that comes without one, by its type. Source: Anthropic API reference, "Errors".
+_STATUSES = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "conflict_error": 409,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "server_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+
+
+def error_status(body: bytes) -> int:
+    """The HTTP status that an error inside a stream or a 200 speaks of; 502 where it tells none.
+
+    Its ``code`` is one at OpenRouter and llama.cpp, and one as text at LiteLLM; else its type has one.
+    """
+    fields = error_fields(body)
+    code, kind = fields.get("code"), fields.get("type")
+    if type(code) is str and len(code) == 3 and code.isdecimal():
+        code = int(code)
+    if type(code) is int and 400 <= code < 600:
+        return code
+    return _STATUSES.get(kind, 502) if type(kind) is str else 502
+
+
 def retry_after(headers: Sequence[Header]) -> tuple[Header, ...]:
     """The provider's own wish when to come again."""
     return tuple((name, value) for name, value in headers if name in (b"retry-after", b"retry-after-ms"))

@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 
 from ..errors import BadRequest, GatewayError, Header, UpstreamError
-from ..records import Usage
 from ..tokens import answers
 from ..wire import LLMRequest
+from ._around import StreamAround
 from .base import Answer, Endpoint, StreamDecoder, Unsupported, UpstreamRequest, error_fields, retry_after
 from .compatible import VENDORS, Vendor
 from .openai import OpenAIAdapter
@@ -196,56 +196,19 @@ class _Hiding:
         return out.replace(self._needle, b'"model":' + orjson.dumps(self._asked))
 
 
-class _HidingStream:
+class _HidingStream(StreamAround):
     """A stream whose events go through a ``_Hiding``."""
 
-    __slots__ = ("_hiding", "_inner")
+    __slots__ = ("_hiding",)
 
     def __init__(self, inner: StreamDecoder, hiding: _Hiding) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._hiding = hiding
-
-    @property
-    def usage(self) -> Usage | None:
-        """See StreamDecoder."""
-        return self._inner.usage
-
-    @property
-    def ending(self) -> bool:
-        """See StreamDecoder."""
-        return self._inner.ending
-
-    @property
-    def complete(self) -> bool:
-        """See StreamDecoder."""
-        return self._inner.complete
-
-    @property
-    def failed(self) -> bool:
-        """See StreamDecoder."""
-        return self._inner.failed
-
-    @property
-    def events(self) -> int:
-        """See StreamDecoder."""
-        return self._inner.events
-
-    def tokens(self, model: str | None = None) -> int:
-        """See StreamDecoder."""
-        return self._inner.tokens(model)
 
     def feed(self, data: bytes) -> bytes:
         """See StreamDecoder."""
         out = self._inner.feed(data)
         return self._hiding.hide(out) if out else out
-
-    def finish(self) -> bytes:
-        """See StreamDecoder."""
-        return self._inner.finish()
-
-    def failure(self, error: GatewayError) -> bytes:
-        """See StreamDecoder."""
-        return self._inner.failure(error)
 
 
 __all__ = ["LlamaCppAdapter"]

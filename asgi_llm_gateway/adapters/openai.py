@@ -19,7 +19,7 @@ from . import _media
 from ._anthropic_guard import api_headers, guard
 from ._embeddings import encoded
 from ._moved import fit_chat, has_extensions
-from ._native_messages import MessagesStream, error_status, native_answer
+from ._native_messages import MessagesStream, native_answer
 from ._native_responses import ResponsesStream, guarded
 from ._openai_stream import OpenAIStream as OpenAIStream
 from ._openai_stream import error_in
@@ -34,6 +34,7 @@ from .base import (
     UpstreamRequest,
     clean,
     error_fields,
+    error_status,
     failure,
 )
 from .compatible import OPENAI, Vendor
@@ -281,7 +282,7 @@ class OpenAIAdapter:
 
     def _failed(self, body: bytes) -> GatewayError:
         """An error without a status of its own: in a stream, or in a 200."""
-        return self.error(_status_in(error_fields(body)), (), body)
+        return self.error(error_status(body), (), body)
 
     def _failed_message(self, body: bytes) -> GatewayError:
         """The same in Anthropic's dialect, which has a type for it."""
@@ -350,14 +351,6 @@ def _headers(vendor: Vendor, api_key: str | None) -> list[Header]:
         key = api_key.encode("latin-1")
         headers.append((b"authorization", b"Bearer " + key) if vendor.auth == "bearer" else (vendor.auth.encode(), key))
     return headers
-
-
-def _status_in(error: dict[str, Any]) -> int:
-    """The status that an error inside a 200 speaks of: OpenRouter's ``code`` is one, LiteLLM's is one as text."""
-    code = error.get("code")
-    if type(code) is str and len(code) == 3 and code.isdecimal():
-        code = int(code)
-    return code if type(code) is int and 400 <= code < 600 else 502
 
 
 def _nano_usd(text: bytes) -> int | None:

@@ -10,8 +10,8 @@ from ..errors import BadRequest, GatewayError, Header
 from ..fronts.base import Front, FrontStream
 from ..fronts.messages import MessagesFront
 from ..fronts.responses import ResponsesFront
-from ..records import Usage
 from ..wire import METERED, Dialect, LLMRequest, Route
+from ._around import StreamAround
 from .base import Adapter, Answer, Script, StreamDecoder, UpstreamRequest, cost_in
 
 _CHAT = Route("metered", "chat", next(path for path, dialect in METERED.items() if dialect == "chat"))
@@ -86,43 +86,14 @@ class Translated:
         return self._inner.error(status, headers, body)
 
 
-class _TranslatedStream:
+class _TranslatedStream(StreamAround):
     """The provider's events through both: into chat's words, and into the client's."""
 
-    __slots__ = ("_front", "_inner")
+    __slots__ = ("_front",)
 
     def __init__(self, inner: StreamDecoder, front: FrontStream) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._front = front
-
-    @property
-    def usage(self) -> Usage | None:
-        """See StreamDecoder."""
-        return self._inner.usage
-
-    @property
-    def ending(self) -> bool:
-        """See StreamDecoder."""
-        return self._inner.ending
-
-    @property
-    def complete(self) -> bool:
-        """See StreamDecoder."""
-        return self._inner.complete
-
-    @property
-    def failed(self) -> bool:
-        """See StreamDecoder."""
-        return self._inner.failed
-
-    @property
-    def events(self) -> int:
-        """See StreamDecoder."""
-        return self._inner.events
-
-    def tokens(self, model: str | None = None) -> int:
-        """See StreamDecoder."""
-        return self._inner.tokens(model)
 
     def feed(self, data: bytes) -> bytes:
         """See StreamDecoder."""

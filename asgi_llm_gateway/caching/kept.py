@@ -75,10 +75,10 @@ def written(kept: Kept, key: bytes) -> bytes:
 
 def read(data: bytes, key: bytes) -> Kept | None:
     """The answer that ``written`` wrote under that key; ``None`` for anything else: another's, an older one's, half of one."""
-    first, _, body = data.partition(b"\n")
+    first, end, body = data.partition(b"\n")
     try:
         head = orjson.loads(first)
-        if head["key"] != key.hex() or head["size"] != len(body) or type(head["stream"]) is not bool:
+        if not end or head["key"] != key.hex() or head["size"] != len(body) or type(head["stream"]) is not bool:
             return None
         headers = tuple((str(name).encode("latin-1"), str(value).encode("latin-1")) for name, value in head["head"])
         if not all(name in KEPT_HEADERS and b"\n" not in value and b"\r" not in value for name, value in headers):

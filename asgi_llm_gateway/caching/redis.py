@@ -11,8 +11,8 @@ import logging
 from typing import Any
 
 from ..errors import StoreError
-from ..stores._batch import Batches, Job
-from ..stores._redis_wire import Cluster, Command, Single, Wire, run
+from ..stores._redis_aside import Aside
+from ..stores._redis_wire import Cluster, Plain, Wire, run
 from .kept import Kept, read, written
 
 log = logging.getLogger("asgi_llm_gateway")
@@ -23,28 +23,14 @@ REST, LONGEST_REST = 0.2, 10.0
 _CONNECT = 2.0  # seconds; nobody waits for it
 
 
-class _Line(Single):
-    """One server. It may drop answers when it is full, unlike money: its memory policy is not looked at."""
-
-    async def _connect(self) -> Any:
-        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        self._connection = connection
-        try:
-            await connection.connect()
-        except BaseException:
-            await self._hang_up()
-            raise
-        return connection
-
-
 def _wire_to(url: str, patience: float) -> Wire:
     scheme, _, rest = url.partition("://")
     if scheme.endswith("+cluster"):
         return Cluster(f"{scheme.removesuffix('+cluster')}://{rest}", patience)
-    return _Line(url, patience)
+    return Plain(url, patience)
 
 
-class RedisAnswers:
+class RedisAnswers(Aside):
     """Answers by key, for one event loop.
 
     Args:
@@ -58,15 +44,9 @@ class RedisAnswers:
     """
 
     def __init__(self, url: str, *, patience: float, ttl: float, prefix: str = "gw:cache:") -> None:
-        self._patience = patience
+        super().__init__(_wire_to(url, max(patience, _CONNECT)), patience)
         self._ttl = ttl
         self._prefix = prefix
-        self._wire = _wire_to(url, max(patience, _CONNECT))
-        self._batches: Batches[Command] = Batches(self._run, patience=patience)
-        self._using = asyncio.Lock()
-        self._probing: asyncio.Task[None] | None = None
-        self.up = True
-        """Whether it is asked: it answered when it was last tried."""
 
     async def get(self, key: bytes) -> Kept | None:
         """The answer under a key; ``None`` also where Redis does not answer in time."""
@@ -88,27 +68,8 @@ class RedisAnswers:
     def _name(self, key: bytes) -> str:
         return self._prefix + key.hex()
 
-    async def _run(self, jobs: list[Job[Command]]) -> None:
-        if not self.up:
-            raise StoreError("Redis does not answer")
-        try:
-            async with self._using:
-                replies = await run(self._wire, [job.work for job in jobs], self._patience)
-        except StoreError as error:
-            self._lose(error)
-            raise
-        for job, reply in zip(jobs, replies, strict=True):
-            if isinstance(reply, Exception):
-                job.failed(StoreError(f"Redis: {reply}"))
-            else:
-                job.done(reply)
-
-    def _lose(self, error: BaseException) -> None:
-        """Ask no more, until it answers in the background."""
-        if self.up:
-            self.up = False
-            log.warning("the cache in Redis is passed by until it answers again: %s", error)
-            self._probing = asyncio.get_running_loop().create_task(self._probe())
+    def _lost(self, error: BaseException) -> None:
+        log.warning("the cache in Redis is passed by until it answers again: %s", error)
 
     async def _probe(self) -> None:
         rest = REST

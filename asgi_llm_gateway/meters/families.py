@@ -81,6 +81,8 @@ BREAKER = Family("llm_breaker_open", "A target's circuit breaker: 0 closed, 0.5 
 RATE_EVENTS = Family("llm_rate_limit_events_total", "What the rate limits did: admitted, refused by measure (refused_requests, "
                      "refused_tokens, refused_calls), queued, gave_up and left in the queue, decided without Redis (local), "
                      "Redis found lost (shared_lost).", ("event",))  # fmt: skip
+RATE_REDIS_DOWN = Family("llm_rate_limit_redis_down", "Whether a worker counts rate limits alone, since Redis does not answer: "
+                         "the worst of all.", (), "gauge")  # fmt: skip
 LOG_DROPPED = Family("llm_log_lines_dropped_total", "Log lines dropped because whoever reads the log is too slow.")
 
 BUDGET = Family(

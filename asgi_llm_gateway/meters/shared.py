@@ -11,7 +11,7 @@ from ..logs import lost_lines
 from ..rates.tally import TALLY
 from ..settings import current
 from .exposition import register
-from .families import LOG_DROPPED, RATE_EVENTS
+from .families import LOG_DROPPED, RATE_EVENTS, RATE_REDIS_DOWN
 from .meters import Meters, Reading
 
 log = logging.getLogger("asgi_llm_gateway")
@@ -41,6 +41,7 @@ def rate_events() -> Iterator[Reading]:
         yield Reading(RATE_EVENTS, (event,), getattr(TALLY, event))
     for measure, refused in TALLY.refused.items():
         yield Reading(RATE_EVENTS, (f"refused_{measure}",), refused)
+    yield Reading(RATE_REDIS_DOWN, (), min(1, TALLY.shared_down))
 
 
 def log_lines() -> Iterator[Reading]:

@@ -44,7 +44,7 @@ async def pay(
     except ClientGone:
         exchange.gone = True
         await _last_words(flight)
-    except BaseException:
+    except BaseException:  # the client has left, or the task is cancelled
         if flight.alone and not flight.over:  # cancelled, like the call: it is paid for all the same
             await finish(_last_words(flight))
         raise

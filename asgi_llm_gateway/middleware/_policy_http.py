@@ -157,7 +157,7 @@ class OpaClient:
                         if idle is None:
                             raise PolicyFault("it closed the connection without an answer") from None
                         continue  # closed as idle while we wrote; to ask again changes nothing at OPA
-                    except BaseException:
+                    except BaseException:  # cancelled, too: an answer may be on its way there
                         connection.drop()
                         raise
                     if connection.usable:

@@ -19,7 +19,7 @@ from ..errors import StoreError
 from ..rates.tally import Tally
 from ..rates.wants import CALL_RETRY, NEVER, Stand, Verdict, Want
 from ..rates.windows import EXACT, STEPS, Taken, Windows
-from ..stores._batch import Batches, Job
+from ..stores._redis_aside import Aside
 from ..stores._redis_wire import Command, run
 from ._rate_desk import Mark, Ticket
 from ._rate_scripts import ADMIT, RENEW, SETTLE, rate_wire
@@ -46,7 +46,7 @@ class _News(NamedTuple):
     command: Command
 
 
-class Lane:
+class Lane(Aside):
     """The desk of one event loop where limits are shared; see Desk.
 
     Args:
@@ -70,14 +70,11 @@ class Lane:
         tally: Tally,
         prefix: str = "gw",
     ) -> None:
+        super().__init__(rate_wire(url, max(patience, _PROBE_PATIENCE)), patience)
         self._windows = windows
         self._parts = parts
-        self._patience = patience
         self._lease = lease
         self._tally = tally
-        self._wire = rate_wire(url, max(patience, _PROBE_PATIENCE))
-        self._batches: Batches[Command] = Batches(self._run, patience=patience)
-        self._using = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._prefix = prefix
         micros = round(windows.seconds * 1e6)
@@ -87,10 +84,8 @@ class Lane:
         self._leases = (f"{secrets.token_hex(8)}{number:x}" for number in itertools.count(1))
         self._keys: dict[str, str] = {}
         self._held: dict[str, set[str]] = {}  # leases by the key of their set
-        self._probing: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._grace = -math.inf
-        self.up = True
 
     # -- a call --------------------------------------------------------------------------------------------------------
 
@@ -279,30 +274,11 @@ class Lane:
             self._keys[one.name] = key
         return key
 
-    async def _run(self, jobs: list[Job[Command]]) -> None:
-        if not self.up:
-            raise StoreError("Redis does not answer")
-        try:
-            async with self._using:
-                replies = await run(self._wire, [job.work for job in jobs], self._patience)
-        except StoreError as error:
-            self._lose(error)
-            raise
-        for job, reply in zip(jobs, replies, strict=True):
-            if isinstance(reply, Exception):
-                job.failed(StoreError(f"Redis: {reply}"))
-            else:
-                job.done(reply)
-
-    def _lose(self, error: BaseException) -> None:
+    def _lost(self, error: BaseException) -> None:
         """From now on this process decides alone."""
-        if not self.up:
-            return
-        self.up = False
         self._tally.shared_lost += 1
         self._tally.shared_down += 1
         log.error("rate limits are this process's own share until Redis answers again: %s", error)
-        self._probing = self._loop.create_task(self._probe())
 
     async def _probe(self) -> None:
         while True:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any
 
-from ..stores._redis_wire import Script, Single, Wire, wire_to
+from ..stores._redis_wire import Plain, Script, Wire, wire_to
 
 
 class _RateScript(Script):
@@ -29,23 +28,8 @@ class _RateScript(Script):
 _SCRIPTS = ADMIT, SETTLE, RENEW = tuple(map(_RateScript, ("admit", "settle", "renew")))
 
 
-class _Line(Single):
-    """One server. Windows may be dropped by it when it is full, unlike money: its memory policy is not looked at."""
-
-    async def _connect(self) -> Any:
-        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        self._connection = connection
-        try:
-            await connection.connect()
-            await self._pipeline(connection, [("SCRIPT", "LOAD", script.source) for script in _SCRIPTS])
-        except BaseException:
-            await self._hang_up()
-            raise
-        return connection
-
-
 def rate_wire(url: str, patience: float) -> Wire:
     """A wire to Redis as the ledger's has it (see ``wire_to``), for the scripts of rate limits."""
     if url.partition("://")[0].endswith("+cluster"):
         return wire_to(url, patience)
-    return _Line(url, patience)
+    return Plain(url, patience, _SCRIPTS)

@@ -32,7 +32,7 @@ class Rank(IntEnum):
     STRUCTURED = 10
 
 
-ORDER = "Tracing, Tenant, RateLimit, Policy, Cache, Budget, StructuredOutput"
+ORDER = "SecurityHeaders, Logging, Metrics, Tracing, Tenant, RateLimit, Policy, Cache, Budget, StructuredOutput"
 """The right order, outermost first, as error messages name it."""
 
 
@@ -77,7 +77,9 @@ class LLMMiddleware:
         await self.forward(exchange, scope, receive, send)
 
     def forward(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Pass the call on."""
+        """Pass the call on; one that is refused already goes no further."""
+        if exchange.refusal is not None:
+            raise exchange.refusal
         if self._seals:  # an app that is not ours: what it calls in there finds the exchange
             return serve(self.app, exchange, exchange.sealed(scope) if exchange.amended else scope, receive, send)
         return self.app(scope, receive, send)

@@ -116,7 +116,7 @@ class BudgetMiddleware(LLMMiddleware):
         given = self._given
         settings = current()
         self._terms = Terms(
-            prices_of(current_file().models) if given["prices"] is None else given["prices"],
+            prices_of(current_file().models, current_file().providers) if given["prices"] is None else given["prices"],
             given["wanted"] or settings.default_max_output_tokens,
             given["least"] or settings.min_output_tokens,
             (given["unknown_price"] or settings.unknown_price) == "free",

@@ -81,7 +81,7 @@ class LoggingMiddleware(LLMMiddleware):
         except (asyncio.CancelledError, ClientGone):
             failure = "client_gone"
             raise
-        except BaseException as error:
+        except BaseException as error:  # noted for the line, and raised again
             status, failure = 500, type(error).__name__
             raise
         finally:

@@ -100,7 +100,7 @@ class MetricsMiddleware(LLMMiddleware):
         except asyncio.CancelledError:
             status = status or _CLOSED
             raise
-        except BaseException:
+        except BaseException:  # noted for the counts, and raised again
             status = status or 500
             raise
         finally:
@@ -127,7 +127,7 @@ class MetricsMiddleware(LLMMiddleware):
         except (asyncio.CancelledError, ClientGone):
             status = _CLOSED
             raise
-        except BaseException:
+        except BaseException:  # noted for the counts, and raised again
             status = 500
             raise
         finally:
@@ -161,7 +161,7 @@ class MetricsMiddleware(LLMMiddleware):
                     count_call(meters, exchange, status, started, ended)
             if self._telemetry is not None and exchange is not None:
                 self._telemetry.ended(exchange, status, started, ended)
-        except Exception:
+        except Exception:  # a mistake of ours: the request was answered all the same
             log.exception("a request could not be counted")
 
     def _label(self, method: str, path: str, status: int) -> Labels:

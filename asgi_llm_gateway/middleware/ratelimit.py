@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from .._asgi import ASGIApp, Receive, Scope, Send
 from .._closing import on_close
 from .._perloop import PerLoop
-from ..errors import RateLimited, SettingsError
+from ..errors import GatewayError, RateLimited, SettingsError
 from ..exchange import MAX_BODY, ClientGone, Exchange
 from ..rates.tally import TALLY
 from ..rates.terms import Plan, Terms, plan_of
@@ -154,13 +154,17 @@ class RateLimitMiddleware(LLMMiddleware):
         """A call with several limits, with limits that are shared, or one that may wait."""
         here = self._loops.get() or self._open_here(terms)
         plan = self._plan(terms, exchange.identity)
-        if exchange.request is None and (plan.tokens or self._waits) and scope["method"] == "POST":
-            receive = await exchange.read(receive, scope)
+        reads = exchange.request is None and exchange.refusal is None and scope["method"] == "POST"
+        if reads and (plan.tokens or self._waits):
+            try:
+                receive = await exchange.read(receive, scope)
+            except GatewayError as error:
+                exchange.refusal = error  # it counts all the same
         wants = plan.wants_of(exchange.request, metered=exchange.route.kind == "metered")
         if not wants:
             await self.forward(exchange, scope, receive, send)
             return
-        if self._waits:
+        if self._waits and exchange.refusal is None:
             await self._in_turn(here, plan, wants, exchange, scope, receive, send)
             return
         if here.waits:

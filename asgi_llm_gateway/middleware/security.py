@@ -175,8 +175,11 @@ class SecurityHeadersMiddleware(LLMMiddleware):
             await self.forward(exchange, scope, receive, overseen)
         except GatewayError:
             raise
-        except Exception:
+        except Exception:  # an app that was told of a disconnect may say so in its own way
             if bounded is None or bounded.fault is None or exchange.response_started:
+                if not exchange.response_started:  # else the server's own words go out, without a header of ours
+                    failed = GatewayError("The gateway, or the app behind it, failed. Its log says why.")
+                    await send_error(overseen, failed, exchange.route.envelope)
                 raise
         if bounded is not None and bounded.fault is not None and not exchange.response_started:
             fault, bounded.fault = bounded.fault, None

@@ -11,7 +11,7 @@ from typing import Literal
 from .._asgi import ASGIApp, Headers, Receive, Scope, Send
 from ..allowed import check_model
 from ..damping import Damping, source_of
-from ..errors import BadRequest, Forbidden, InvalidKey
+from ..errors import BadRequest, Forbidden, GatewayError, InvalidKey, NotFound
 from ..exchange import MAX_BODY, Exchange
 from ..keys import digest_of
 from ..records import Identity
@@ -65,6 +65,7 @@ class TenantMiddleware(LLMMiddleware):
         self._directory = Directory(store, remember, clock)
         self._damping = Damping() if damping is None else damping
         self._hinted = False
+        self._counted = getattr(type(app), "rank", None) == Rank.RATE_LIMIT
 
     async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """See LLMMiddleware."""
@@ -77,7 +78,10 @@ class TenantMiddleware(LLMMiddleware):
         wanted = list(headers.all(b"x-tenant-id")) if headers.get(b"x-tenant-id") is not None else []
         if exchange.route.dialect is not None and scope["method"] == "POST":
             if exchange.request is None:
-                receive = await exchange.read(receive, scope)
+                try:
+                    receive = await exchange.read(receive, scope)
+                except GatewayError as error:
+                    exchange.refusal = error
             if exchange.request is not None and exchange.request.tenant is not None:
                 wanted.append(exchange.request.tenant.encode())
         if wanted and identity.tenant.enabled:
@@ -85,10 +89,18 @@ class TenantMiddleware(LLMMiddleware):
         if not identity.tenant.enabled:
             raise Forbidden("The tenant is disabled.", code="tenant_disabled")
         if exchange.request is not None:
-            check_model(identity, exchange.request.model)
+            try:
+                check_model(identity, exchange.request.model)
+            except NotFound as error:
+                exchange.refusal = error
         exchange.identity = identity
         if exchange.record is not None:
             exchange.record.tenant = identity.tenant.id
+        if (
+            exchange.refusal is not None and self._counted
+        ):  # a refused call is a call: it counts, and is told its limits
+            await self.app(scope, receive, send)
+            return
         await self.forward(exchange, scope, receive, send)
 
     async def _found(self, scope: Scope, key: bytes, digest: str | None) -> Identity:

@@ -66,7 +66,7 @@ class TracingMiddleware(LLMMiddleware):
             record.error = record.error or error.error_code
             record.status = error.http_status
             raise
-        except BaseException as error:
+        except BaseException as error:  # noted in the record, and raised again
             record.error = record.error or type(error).__name__
             raise
         finally:

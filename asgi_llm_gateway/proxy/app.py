@@ -129,12 +129,15 @@ class ProxyApp:
         router = self._router or self._open_router()
         name = route.path.removeprefix("/v1/models").removeprefix("/")
         prices, caller = self._priced(), exchange.identity
-        body = one_model(router, prices, caller, name) if name else model_list(router, prices, caller)
-        if (
-            exchange.sent(scope).get(b"anthropic-version") is not None
-        ):  # the one sign by which its clients are told apart
-            names = names_for(router, caller)
-            body = anthropic_model(name) if name else anthropic_model_list(names, page_of(scope["query_string"]))
+        # The one sign by which Anthropic's clients are told apart.
+        anthropic = exchange.sent(scope).get(b"anthropic-version") is not None
+        if name:
+            body = one_model(router, prices, caller, name)  # also where it only says that there is none
+            body = anthropic_model(name) if anthropic else body
+        elif anthropic:
+            body = anthropic_model_list(names_for(router, caller), page_of(scope["query_string"]))
+        else:
+            body = model_list(router, prices, caller)
         await send_body(send, 200, body, ((b"content-type", b"application/json"),))
 
     async def _call(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
@@ -213,7 +216,7 @@ class ProxyApp:
         if self._prices is None:
             from ..settings import current_file
 
-            self._prices = prices_of(current_file().models)
+            self._prices = prices_of(current_file().models, current_file().providers)
         return self._prices
 
     def _open_client(self, timeouts: Timeouts, most: int) -> Client:

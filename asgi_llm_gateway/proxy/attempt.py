@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -9,7 +10,7 @@ from .._asgi import Send
 from .._sse import data_of, split
 from .._stepping import steppable
 from ..adapters._media import passes
-from ..adapters.base import Adapter, Answer, FailedAnswer, StreamDecoder, cost_in, error_fields
+from ..adapters.base import Adapter, Answer, FailedAnswer, StreamDecoder, cost_in, error_status
 from ..errors import GatewayError, Header, UpstreamError
 from ..exchange import Call, Exchange
 from ..media_usage import reader_of
@@ -48,8 +49,8 @@ class Attempt:
         cut: The answer that was begun broke off.
     """
 
-    __slots__ = ("_adapter", "_answer", "_body", "_decoder", "_exchange", "_headers", "_request", "_send", "call",
-                 "cut", "dropped", "flight", "place")  # fmt: skip
+    __slots__ = ("_adapter", "_answer", "_body", "_decoder", "_exchange", "_headers", "_request", "_send", "_waiting",
+                 "call", "cut", "dropped", "flight", "place")  # fmt: skip
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Attempt:
         self._headers: list[Header] = []
         self._answer: Answer | None = None
         self._decoder: StreamDecoder | None = None
+        self._waiting: asyncio.TimerHandle | None = None  # for the first event of an answer that has begun without one
         self._body = b""  # of a stream its beginning; of a long answer what came so far
 
     # -- until there is an answer --------------------------------------------------------------------------------------
@@ -171,6 +173,7 @@ class Attempt:
                 if waited > within:  # signs of life are no answer
                     raise TransferError("timeout", "timed out: first event", received=True)
                 if waited > _QUIET and out:
+                    self._waiting = asyncio.get_running_loop().call_later(within - waited, self._late)
                     break
                 raw += data
             elif flight.done:
@@ -182,13 +185,18 @@ class Attempt:
                 await more
         self._body = out
 
+    def _late(self) -> None:
+        """Signs of life have gone on to the client, and no event has come in its time."""
+        if self._decoder is not None and not self._decoder.events:
+            self.flight.abort(TransferError("timeout", "timed out: first event", received=True))
+
     def _failed_with(self, events: bytes) -> Failed:
         """A stream that began with an error: what it would have been called with a status of its own."""
         decoder = self._decoder
         for event in reversed(split(events)):
             data = data_of(event)
             if data is not None and data.find(b'"error"') >= 0:
-                status = _status_in(data)
+                status = error_status(data)
                 if decoder is None or decoder.events <= 1:  # else tokens had come before it
                     self.call.end(Usage())
                 log.warning("%s began its stream with an error (%d)", self._adapter.name, status)
@@ -322,38 +330,13 @@ class Attempt:
 
     def account(self) -> None:
         """Whatever happened, the call has an end and the tokens it may have used."""
+        if self._waiting is not None:
+            self._waiting.cancel()
         if not self.call.ended:
             if not self.flight.sent:
                 self.call.end(Usage())
             else:
                 self._end(self._decoder.usage if self._decoder is not None else None)
-
-
-# The status of an error that comes inside a stream, by its type. Source: Anthropic API reference, "Errors".
-_STATUSES = {
-    "overloaded_error": 529,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "server_error": 500,
-    "timeout_error": 504,
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-}
-
-
-def _status_in(event: bytes) -> int:
-    """The status that an error event speaks of: its code (OpenRouter, llama.cpp: a number; LiteLLM: as text), or its type."""
-    fields = error_fields(event)
-    code, kind = fields.get("code"), fields.get("type")
-    if isinstance(code, str) and code.isdigit() and len(code) == 3:
-        code = int(code)
-    if type(code) is int and 400 <= code < 600:
-        return code
-    return _STATUSES.get(kind, 502) if isinstance(kind, str) else 502
 
 
 __all__ = ["Attempt"]

@@ -28,13 +28,15 @@ class HTTPXClient:
         self.timeouts = timeouts or Timeouts()
         self._client = client
 
-    def open(self, request: UpstreamRequest | Script, extra: tuple[Header, ...] = ()) -> Flight:
+    def open(
+        self, request: UpstreamRequest | Script, extra: tuple[Header, ...] = (), *, stream: bool = False
+    ) -> Flight:
         """See UpstreamClient."""
         if isinstance(request, Script):
             return ScriptedFlight(request)
         from .httpx_flight import HTTPXFlight
 
-        return HTTPXFlight(self._client, request, extra, self.timeouts)
+        return HTTPXFlight(self._client, request, extra, self.timeouts.of_stream() if stream else self.timeouts)
 
     async def close(self) -> None:
         """The client is its maker's."""

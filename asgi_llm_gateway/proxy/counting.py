@@ -17,7 +17,8 @@ from .._hangup import Patience
 from .._vocabulary import Counter, counter_of
 from ..adapters._native_messages import CountsTokens, counted
 from ..adapters.base import Adapter, UpstreamRequest
-from ..errors import Forbidden, Header, NotFound, UpstreamError
+from ..allowed import may_use
+from ..errors import Forbidden, GatewayError, Header, NotFound, UpstreamError
 from ..exchange import ClientGone, Exchange
 from ..records import Target, Usage
 from ..tokens import estimate
@@ -25,7 +26,6 @@ from ..wire import LLMRequest, Route
 from .clients import Client
 from .routing import Router
 from .transfer import TransferError
-from .ways import allowed
 
 log = logging.getLogger("asgi_llm_gateway")
 
@@ -49,7 +49,8 @@ async def count_tokens(
 ) -> None:
     """Answer ``{"input_tokens": n}``, and in ``x-llm-token-count`` who counted: the ``provider``, or an ``estimate``.
 
-    A provider that counts is asked: then its failure is the answer. For any other the gateway estimates: by the vocabulary
+    A provider that counts is asked, one target after the other; where none answers, the failure is the answer. For a model
+    whose first target does not count, the gateway estimates: by the vocabulary
     of one of OpenAI's models where it is loaded, else by the length.
 
     Args:
@@ -73,21 +74,33 @@ async def count_tokens(
     if request.tenant not in (None, exchange.identity.tenant.id):
         raise Forbidden("The tenant does not exist, or this key may not act for it. Name it in 'x-tenant-id'.",
                         code="tenant_not_found")  # fmt: skip
-    if not allowed(exchange.identity, request.model):
+    if not may_use(exchange.identity, request.model):
         raise NotFound(f"The model '{request.model}' does not exist or you do not have access to it.",
                        code="model_not_found", param="model")  # fmt: skip
-    place = router.way(request.model).order(exchange.identity)[0]
-    target, adapter = place.target, place.adapter
-    sent = adapter.count_request(request, target.model) if isinstance(adapter, CountsTokens) else None
-    if sent is None:
-        tokens, by = await _estimated(request, target.model), b"estimate"
-    else:
+    failed: GatewayError | None = None
+    tokens: int | None = None
+    for place in router.way(request.model).order(exchange.identity):
+        target, adapter = place.target, place.adapter
+        sent = adapter.count_request(request, target.model) if isinstance(adapter, CountsTokens) else None
+        if sent is None:
+            if failed is None:
+                break
+            continue  # who counts goes before who does not
         call = await exchange.begin_call(target, request)
         try:
-            body = await _ask(sent, target, adapter, client, patience, receive, hops)
+            tokens = counted(adapter.name, await _ask(sent, target, adapter, client, patience, receive, hops))
+            break
+        except GatewayError as error:
+            if error.http_status < 500 and error.http_status != 429:  # the request's own fault, everywhere
+                raise
+            failed = failed or error
         finally:
             call.end(Usage())
-        tokens, by = counted(adapter.name, body), b"provider"
+    by = b"provider"
+    if tokens is None:
+        if failed is not None:
+            raise failed
+        tokens, by = await _estimated(request, target.model), b"estimate"
     await send_body(send, 200, orjson.dumps({"input_tokens": tokens}), (JSON, (b"x-llm-token-count", by)))
 
 

@@ -84,7 +84,7 @@ class HTTPXFlight:
             if self._ended is not None:
                 raise self._ended from None
             raise
-        except Exception as error:
+        except Exception as error:  # the two packages' exceptions have no common base: told apart by name
             told = _translated(error, self.status > 0)
             if isinstance(told, TransferError) and told.kind in ("connect", "pool"):
                 self.sent = False

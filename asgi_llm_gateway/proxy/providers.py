@@ -115,7 +115,7 @@ def _brought(name: str, kind: str, config: ProviderConfig) -> Adapter:
         raise SettingsError(f"[providers.{name}]: unknown type '{kind}'; there are: {there}")
     try:
         made: Any = brought[kind].load()(name, config)
-    except Exception as error:
+    except Exception as error:  # another package's code: whatever it raises is told as a wrong setting
         told = f"{type(error).__name__}: {error}"
         raise SettingsError(f"[providers.{name}]: the adapter '{kind}' can't be made: {told}") from error
     missing = [one for one in ("name", "models", "speaks", "translates", "request", "response", "stream", "error")

@@ -54,8 +54,8 @@ class Here(NamedTuple):
 class Relay:
     """One call. ``gone`` may be called at any time: its client has left."""
 
-    __slots__ = ("_exchange", "_flights", "_gone", "_here", "_hops", "_pausing", "_request", "_router", "_send", "_started",
-                 "_tried", "_way")  # fmt: skip
+    __slots__ = ("_asked", "_exchange", "_flights", "_gone", "_here", "_hops", "_pausing", "_request", "_router", "_send",
+                 "_started", "_tried", "_way")  # fmt: skip
 
     def __init__(
         self, here: Here, router: Router, exchange: Exchange, request: LLMRequest, hops: tuple[Header, ...], send: Send
@@ -71,6 +71,7 @@ class Relay:
         self._gone = False
         self._pausing: asyncio.Future[None] | None = None
         self._tried: list[Attempted] = []
+        self._asked: Place | None = None  # who failed last, while nobody has answered
 
     def gone(self) -> None:
         """The client has left: whatever is under way ends at once."""
@@ -216,7 +217,7 @@ class Relay:
         except Failed as failed:
             self.lost(attempt, failed)
             return failed
-        except BaseException:
+        except BaseException:  # the client has left, or the task is cancelled: nothing is learnt of the target
             if not attempt.cut:
                 attempt.place.health.left(self)
             raise
@@ -258,8 +259,8 @@ class Relay:
             dropped: tuple[str, ...] = ()
             if type(sent) is UpstreamRequest:
                 extra, dropped = extra + sent.headers, sent.dropped
-            flight = self._here.client.open(sent, extra)
-        except BaseException:
+            flight = self._here.client.open(sent, extra, stream=request.stream)
+        except BaseException:  # refused or cancelled: nothing was sent, and a probe is free again
             place.health.left(self)
             if call is not None:
                 call.end(Usage())
@@ -280,6 +281,7 @@ class Relay:
         if failed.wait is not None and (failed.status == 429 or failed.status >= 500):
             health.rests(now, failed.wait)
         self._tried.append(self._note(attempt, failed.error.error_code))
+        self._asked = attempt.place
 
     def outrun(self, attempt: Attempt) -> None:
         """Another attempt was faster."""
@@ -314,6 +316,7 @@ class Relay:
         """Which provider answers, and what was tried before."""
         headers = self._exchange.headers
         headers += attempt.place.headers
+        self._asked = None
         if attempt.dropped:
             headers.append((b"x-llm-dropped-fields", ", ".join(attempt.dropped).encode("ascii", "replace")))
         if self._tried:
@@ -325,6 +328,9 @@ class Relay:
         tried, exchange = self._tried, self._exchange
         if not tried:
             return
+        if self._asked is not None:  # none answered: whom the failure is of
+            exchange.headers += self._asked.headers
+            self._asked = None
         self._tried = []
         if len(tried) > 1:
             exchange.headers.append((b"x-llm-attempts", b"%d" % len(tried)))

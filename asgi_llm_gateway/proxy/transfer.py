@@ -30,6 +30,10 @@ class Timeouts(NamedTuple):
     total: float = 1800.0
     first_event: float = 300.0
 
+    def of_stream(self) -> Timeouts:
+        """The same for a stream, whose first byte comes no later than its first event may."""
+        return self if self.first_byte <= self.first_event else self._replace(first_byte=self.first_event)
+
 
 class TransferError(Exception):
     """An upstream call came to nothing. ``kind`` is one of connect, timeout, cut, protocol, pool.

@@ -79,6 +79,7 @@ class UpstreamClient:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.timeouts = timeouts or Timeouts()
+        self._of_stream = self.timeouts.of_stream()
         self._max = max_connections
         self._keep_alive = keep_alive
         self._ssl = ssl_context
@@ -86,8 +87,13 @@ class UpstreamClient:
         # Asked for once: before Python 3.12, get_running_loop() makes a system call each time.
         self.loop = asyncio.get_running_loop()
 
-    def open(self, request: UpstreamRequest | Script, extra: tuple[Header, ...] = ()) -> Flight:
-        """A call, not yet sent; ``extra`` are headers of this call alone (names and values that the gateway made)."""
+    def open(
+        self, request: UpstreamRequest | Script, extra: tuple[Header, ...] = (), *, stream: bool = False
+    ) -> Flight:
+        """A call, not yet sent; ``extra`` are headers of this call alone (names and values that the gateway made).
+
+        ``stream``: it asks for one, and the time for its first event counts.
+        """
         if isinstance(request, Script):
             return ScriptedFlight(request)
         endpoint = request.endpoint
@@ -103,7 +109,11 @@ class UpstreamClient:
             if len(prepared.heads) < _HEADS:
                 prepared.heads[extra] = head
         body = request.body
-        return PooledFlight(pool, b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), self.timeouts)
+        return PooledFlight(
+            pool,
+            b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body),
+            self._of_stream if stream else self.timeouts,
+        )
 
     def tls(self) -> ssl.SSLContext:
         """The context for https, made on first use: it reads the system's certificates."""
@@ -161,7 +171,7 @@ class _Pool:
         self._opening += 1
         try:
             connection = await self._connect(loop)
-        except BaseException:
+        except BaseException:  # cancelled, too: the place in the pool is free again
             self._opening -= 1
             self._next()
             raise

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from ..adapters.base import Adapter
+from ..allowed import may_use
 from ..records import Identity, Target
 from .health import Health
 
@@ -74,11 +75,5 @@ class Way(NamedTuple):
         if not self.fallbacks:
             return places
         # A target may stand there twice, by names of which the caller may use one.
-        later = {place.target: place for place in self.fallbacks if allowed(identity, place.name)}
+        later = {place.target: place for place in self.fallbacks if may_use(identity, place.name)}
         return (*places, *later.values())
-
-
-def allowed(identity: Identity, name: str) -> bool:
-    """Whether a caller may ask for that name."""
-    lists = (identity.tenant.allowed_models, identity.key.allowed_models if identity.key is not None else None)
-    return all(names is None or name in names for names in lists)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, TypeVar
@@ -42,7 +43,7 @@ class Job(Generic[T]):
             self.future.set_exception(error)
 
 
-class Queue(Generic[T]):
+class Queue(ABC, Generic[T]):
     """The operations of one event loop, in the order in which they came: those that wait, and the batch that runs.
 
     A subclass says in ``_start`` how they are carried out: it takes batches until nothing waits, then clears ``_running``.
@@ -76,9 +77,9 @@ class Queue(Generic[T]):
             self._watch = self._loop.call_later(self._patience, self._look)
         return future
 
+    @abstractmethod
     def _start(self) -> None:
         """Begin to take batches; each subclass in its own way."""
-        raise NotImplementedError
 
     def _take(self) -> list[Job[T]]:
         """The next batch."""

@@ -151,7 +151,7 @@ class Drainer:
                     look = loop.time() + LOOK_AROUND
                 await self._move()
                 self._pause = 0.0
-            except Exception as error:
+            except Exception as error:  # the archive or Redis, by any driver's words: it is tried again
                 self._pause = min(LONGEST_PAUSE, max(0.1, self._pause * 2))
                 _log.warning("settled calls wait in Redis, next attempt in %.1f s: %s", self._pause, error)
                 await asyncio.sleep(self._pause)
@@ -173,7 +173,7 @@ class Drainer:
             self._due.difference_update(tenants)  # before the look: a settle from now on makes them due again
             try:
                 await self._move_some(tenants)
-            except BaseException:
+            except BaseException:  # cancelled, too: they are still due
                 self._due.update(tenants)
                 raise
 
@@ -190,7 +190,7 @@ class Drainer:
             return
         try:
             await self._book([entry for entries in found.values() for entry in entries])
-        except Exception as error:
+        except Exception as error:  # one tenant's entries may be at fault: they are tried apart
             if len(found) == 1:
                 raise
             # One tenant's calls may be at fault: the others' are not to wait for it.
@@ -204,7 +204,7 @@ class Drainer:
     async def _booked(self, entries: Sequence[Entry]) -> bool:
         try:
             await self._book(entries)
-        except Exception:
+        except Exception:  # they stay in the outbox, and are tried again
             return False
         return True
 
@@ -235,5 +235,5 @@ class Drainer:
             async with asyncio.timeout(LAST_TRY):
                 while self._due:
                     await self._move()
-        except Exception as error:
+        except Exception as error:  # at the end nobody can wait longer; nothing is lost
             _log.warning("settled calls are left in Redis for the next process: %s", error or "no time")

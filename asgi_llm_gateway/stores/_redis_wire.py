@@ -132,15 +132,19 @@ class Single:
         self._connection = connection
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            loads: list[Command] = [("SCRIPT", "LOAD", script.source) for script in Script.all.values()]
-            *_, info = await self._pipeline(connection, [*loads, ("INFO",)])
-            facts = _facts(info)
-            check_memory(facts)
-            self._run = facts.get("run_id", "").encode()
-        except BaseException:
+            await self._greet(connection)
+        except BaseException:  # cancelled, too: a connection that is half made is of no use to the next batch
             await self._hang_up()
             raise
         return connection
+
+    async def _greet(self, connection: AbstractConnection) -> None:
+        """Load the scripts, and learn what it is that was connected to. Raises StoreError where money is not safe there."""
+        loads: list[Command] = [("SCRIPT", "LOAD", script.source) for script in Script.all.values()]
+        *_, info = await self._pipeline(connection, [*loads, ("INFO",)])
+        facts = _facts(info)
+        check_memory(facts)
+        self._run = facts.get("run_id", "").encode()
 
     async def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
@@ -191,6 +195,22 @@ def check_memory(facts: Mapping[str, object]) -> None:
     """
     if int(str(facts.get("maxmemory", 0))) and str(facts.get("maxmemory_policy", "")).startswith("allkeys"):
         raise StoreError("Redis drops keys when it is full: set its maxmemory-policy to noeviction")
+
+
+class Plain(Single):
+    """A server whose answers may be dropped when it is full, unlike money: its memory policy is not looked at.
+
+    Args:
+        scripts: Those that it is to know.
+    """
+
+    def __init__(self, url: str, patience: float, scripts: Sequence[Script] = ()) -> None:
+        super().__init__(url, patience)
+        self._scripts = scripts
+
+    async def _greet(self, connection: AbstractConnection) -> None:
+        if self._scripts:
+            await self._pipeline(connection, [("SCRIPT", "LOAD", script.source) for script in self._scripts])
 
 
 class Cluster:

@@ -92,7 +92,7 @@ class SQLiteFile:
         """Carry a batch out, however long that takes. The answers; a StoreError for each verb that failed."""
         try:
             return self._in_turn(lambda db: self._write(db, verbs))
-        except Exception as error:
+        except Exception as error:  # sqlite3's own, and Python's for what can't be stored; ``_told`` names them
             told = self._told(error)
             # What can't be stored (a number over 64 bits) fails alone, and not whoever happens to come with it.
             if len(verbs) == 1 or isinstance(error, StoreError | OSError | Closing) or type(error) in _FILE_FAULTS:
@@ -108,7 +108,7 @@ class SQLiteFile:
                 ended += count
                 self.pages += 5 + 3 * count
                 more = more and whole
-        except Exception as error:
+        except Exception as error:  # as above
             raise self._told(error) from error
         return ended
 
@@ -178,7 +178,7 @@ class SQLiteFile:
         try:
             done = work()
             db.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # no transaction stays open, whatever ended it
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
@@ -218,7 +218,7 @@ class SQLiteFile:
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute("PRAGMA wal_autocheckpoint = 0")
             db.execute("PRAGMA secure_delete = OFF")  # some builds overwrite deleted rows; ours hold no secret
-        except BaseException:
+        except BaseException:  # no file stays open, whatever ended it
             db.close()
             raise
         self._db = db

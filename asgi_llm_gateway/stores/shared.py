@@ -130,7 +130,7 @@ async def _opening(task: asyncio.Task[T]) -> T:
         raise
     except StoreError:
         raise
-    except Exception as error:
+    except Exception as error:  # a driver's words may hold the URL, and the URL a password
         raise StoreError(f"the store could not be opened: {type(error).__name__}") from error
 
 
