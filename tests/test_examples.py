@@ -63,7 +63,7 @@ def running(process: Running) -> Iterator[Running]:
 def test_no_example_is_left_out() -> None:
     """A new file in examples/ has a row here."""
     files = {f"examples.{path.stem}:app" for path in (ROOT / "examples").glob("[a-z]*.py")}
-    files.remove("examples.metered_fastapi:app")  # it serves no LLM API; test_metering_sdk.py runs it
+    files.remove("examples.metered_fastapi:app")  # it serves no LLM API; metering/test_sdk_example.py runs it
     files.remove(
         "examples.custom_adapter:app"
     )  # it is a package's adapter and no app; test_custom_adapter.py serves it

@@ -21,9 +21,11 @@ from asgi_llm_gateway.prices import (
     ceiling_of,
     cost_of,
     output_for,
+    prices_of,
     warm,
 )
 from asgi_llm_gateway.records import Price, Tier, UnitPrice, Usage
+from asgi_llm_gateway.settings import ProviderConfig
 
 GIGA = 10**9  # nano-USD in a dollar
 
@@ -349,3 +351,12 @@ def test_a_chat_costs_what_it_did_where_media_have_other_prices() -> None:
     usage = Usage(1000, 100, cached=10)
     assert cost_of(usage, price) == cost_of(usage, price._replace(units=None))
     assert ceiling_of(1000, 100, price) == ceiling_of(1000, 100, price._replace(units=None))
+
+
+def test_a_provider_of_a_local_type_costs_nothing_whatever_it_is_called() -> None:
+    """By the type that the settings file gives it, beside those that are called so."""
+    providers = {"gpu": ProviderConfig(type="llamacpp"), "far": ProviderConfig(type="openai"), "vllm": ProviderConfig()}
+    prices = prices_of({}, providers)
+    assert prices.find("qwen", "gpu") == prices.find("gpu/qwen") == prices.find("qwen", "vllm") == FREE
+    assert prices.find("no-such-model", "far") is None
+    assert prices_of({}, {"far": ProviderConfig(type="openai")}) is DEFAULT_PRICES

@@ -20,6 +20,10 @@ from .stores.redis_servers import RedisServer, redis_server
 PROCESSES = 3
 LIMIT = 24
 WINDOW = 1.0
+CLIENTS = 3
+"""Threads that call each process, where one is not enough to see who waits."""
+PATIENCE = 0.05
+"""Seconds that a call waits for Redis where RATE_LIMIT_REDIS_TIMEOUT_MS says nothing."""
 STEP = 1 / 256
 """The part of a window by which a call may count longer than it must."""
 
@@ -153,7 +157,7 @@ def test_redis_killed_in_the_middle_and_started_again(redis: RedisServer, tmp_pa
         hammer.until(lambda: time.monotonic() > killed + 2.5 * WINDOW)
         redis.start()
         back = time.monotonic()
-        hammer.until(lambda: all("Redis answers again" in one.err for one in found))
+        hammer.until(lambda: all("rate limits are shared" in one.err for one in found))
         hammer.until(lambda: time.monotonic() > back + 3 * WINDOW)
     assert {call.status for call in hammer.calls} == {200, 429}
     before = [call for call in hammer.calls if call.answered < killed]
@@ -165,6 +169,40 @@ def test_redis_killed_in_the_middle_and_started_again(redis: RedisServer, tmp_pa
     gone = [call for call in after if call.answered < back]
     assert sum(call.status == 200 for call in gone) >= LIMIT  # it goes on
     late = [call for call in hammer.calls if call.sent > back + 2 * WINDOW]
+    assert sum(call.status == 200 for call in late) >= LIMIT // 2
+
+
+def test_a_frozen_redis_is_waited_for_once(redis: RedisServer, tmp_path: Path) -> None:
+    """With the patience that is set by default: then each of two processes goes on with its share, and comes back to it."""
+    settings = {name: text for name, text in settings_of(redis).items() if name != "RATE_LIMIT_REDIS_TIMEOUT_MS"}
+    lost, found_again = "this process's own share", "rate limits are shared"
+    with workers(tmp_path, settings, 2) as found, Hammer([one.url for one in found for _ in range(CLIENTS)]) as hammer:
+        hammer.until(lambda: sum(call.status == 200 for call in hammer.calls) >= LIMIT + LIMIT // 2)
+        hammer.until(lambda: all(one.err.count(lost) == one.err.count(found_again) for one in found))
+        before = [one.err.count(lost) for one in found]
+        redis.freeze()
+        frozen = time.monotonic()
+        try:
+            hammer.until(lambda: all(one.err.count(lost) > one.err.count(found_again) for one in found))
+            hammer.until(lambda: time.monotonic() > frozen + 3.5 * WINDOW)
+            times = [one.err.count(lost) - had for one, had in zip(found, before, strict=True)]
+            thawed = time.monotonic()
+        finally:
+            redis.thaw()
+        hammer.until(lambda: all(one.err.count(lost) == one.err.count(found_again) for one in found))
+        back = time.monotonic()
+        hammer.until(lambda: time.monotonic() > back + 3 * WINDOW)
+    assert times == [1, 1]  # given up once by each, and not tried by a call again
+    assert {call.status for call in hammer.calls} == {200, 429}
+    during = [call for call in hammer.calls if call.sent > frozen and call.answered < thawed]
+    waited = [call for call in during if call.answered - call.sent >= PATIENCE]
+    # Each client's call that was under way, or began until its process gave up; and one each for a machine that is busy.
+    assert len(waited) <= 2 * len(found) * CLIENTS < len(during) // 10
+    gone = [call for call in during if call.sent > frozen + WINDOW]
+    assert sum(call.status == 200 for call in gone) >= LIMIT  # it goes on
+    assert most_in_a_window(gone) <= LIMIT  # by shares
+    assert most_in_a_window(hammer.calls) <= 2 * LIMIT
+    late = [call for call in hammer.calls if call.sent > back + WINDOW]
     assert sum(call.status == 200 for call in late) >= LIMIT // 2
 
 

@@ -19,11 +19,10 @@ from asgi_llm_gateway.adapters._native_messages import (
     CountsTokens,
     MessagesStream,
     counted,
-    error_status,
     native_answer,
 )
 from asgi_llm_gateway.adapters.anthropic import AnthropicAdapter
-from asgi_llm_gateway.adapters.base import StreamDecoder, failure
+from asgi_llm_gateway.adapters.base import StreamDecoder, error_status, failure
 from asgi_llm_gateway.errors import GatewayError, UpstreamError
 from asgi_llm_gateway.records import Usage
 from asgi_llm_gateway.usage import with_cost
@@ -334,11 +333,11 @@ def test_an_error_after_the_end_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b'{"error":{"type":"overloaded_error"}}', 529), (b'{"error":{"code":503}}', 503), (b'{"error":{"code":7}}', 500),
-     (b"", 500), (b'{"error":{"type":"request_too_large","code":400}}', 413)],
+    [(b'{"error":{"type":"overloaded_error"}}', 529), (b'{"error":{"code":503}}', 503), (b'{"error":{"code":7}}', 502),
+     (b"", 502), (b'{"error":{"type":"request_too_large","code":400}}', 400), (b'{"error":{"code":"429"}}', 429)],
 )  # fmt: skip
 def test_the_status_of_an_error(body: bytes, status: int) -> None:
-    """By its type, or its code."""
+    """By its code, or its type."""
     assert error_status(body) == status
 
 

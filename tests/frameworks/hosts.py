@@ -14,8 +14,12 @@ from typing import Any, NamedTuple
 
 from asgi_llm_gateway import (
     BudgetMiddleware,
+    CacheMiddleware,
+    PolicyMiddleware,
     ProxyApp,
     RateLimitMiddleware,
+    SecurityHeadersMiddleware,
+    StructuredOutputMiddleware,
     TenantMiddleware,
     TracingMiddleware,
     create_app,
@@ -25,9 +29,29 @@ HELLO = {"hello": "world"}
 CHAT = "/v1/chat/completions"
 
 
+def allowing(_: dict[str, Any]) -> bool:
+    """A policy of the host's own."""
+    return True
+
+
+LAYERS: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (StructuredOutputMiddleware, {}),
+    (BudgetMiddleware, {}),
+    (CacheMiddleware, {}),
+    (PolicyMiddleware, {"decide": allowing}),
+    (RateLimitMiddleware, {}),
+    (TenantMiddleware, {}),
+    (TracingMiddleware, {}),
+    (SecurityHeadersMiddleware, {}),
+)
+"""The middlewares, innermost first."""
+
+
 def guarded(app: Any) -> Any:
-    """The four middlewares round an app, as a user stacks them."""
-    return TracingMiddleware(TenantMiddleware(RateLimitMiddleware(BudgetMiddleware(app))))
+    """The middlewares round an app, as a user stacks them."""
+    for layer, how in LAYERS:
+        app = layer(app, **how)
+    return app
 
 
 def answer(body: dict[str, Any]) -> dict[str, Any]:
@@ -99,8 +123,8 @@ def starlette_wrapped() -> Any:
     from starlette.routing import Mount
 
     app = _starlette(Mount("", app=ProxyApp()))
-    for layer in (BudgetMiddleware, RateLimitMiddleware, TenantMiddleware, TracingMiddleware):
-        app.add_middleware(layer)
+    for layer, how in LAYERS:
+        app.add_middleware(layer, **how)
     return app
 
 
@@ -144,8 +168,8 @@ def fastapi_wrapped() -> Any:
     """Our middlewares by ``add_middleware``, the proxy mounted behind the host's routes."""
     app = _fastapi(own=False)
     app.mount("", ProxyApp())
-    for layer in (BudgetMiddleware, RateLimitMiddleware, TenantMiddleware, TracingMiddleware):
-        app.add_middleware(layer)
+    for layer, how in LAYERS:
+        app.add_middleware(layer, **how)
     return app
 
 
@@ -211,8 +235,8 @@ def _litestar(*more: Any, own: bool = False) -> Any:
     @post(CHAT, status_code=200)
     async def chat(request: Request[Any, Any, Any]) -> Any:
         body = await request.json()
-        if body.get("stream"):
-            return Stream(events(body), media_type="text/event-stream")
+        if body.get("stream"):  # its own media type would give way to the handler's, which is JSON
+            return Stream(events(body), headers={"content-type": "text/event-stream"})
         return answer(body)
 
     return Litestar([hello, *([chat] if own else []), *more], openapi_config=None)

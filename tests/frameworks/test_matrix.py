@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from asgi_llm_gateway import create_app, settings
+from asgi_llm_gateway.middleware.security import HEADERS as SECURITY
 
+from ..caching import PATHS, asking, text_of_stream
 from ..conversation import CHAT, JSON, ask, get
 from ..conversation import call as talk_to
 from ..servers import KEY, Reply, fetch, serving
@@ -29,6 +31,9 @@ PROMISED = (
     "www-authenticate",
     "x-should-retry",
     "allow",
+    "x-cache",
+    "x-content-type-options",
+    "content-security-policy",
 )
 
 
@@ -61,6 +66,10 @@ CASES = (
     ),
     Case("completions", "/v1/completions", {"model": "echo", "prompt": "one two"}),
     Case("embeddings", "/v1/embeddings", {"model": "echo", "input": ["one", "two"]}),
+    Case("messages", "/v1/messages", asking("messages", model="echo")),
+    Case("messages_stream", "/v1/messages", asking("messages", model="echo", stream=True)),
+    Case("responses", "/v1/responses", asking("responses", model="echo")),
+    Case("responses_stream", "/v1/responses", asking("responses", model="echo", stream=True)),
     Case("models", "/v1/models", method="GET"),
     Case("one_model", "/v1/models/echo", method="GET"),
     Case("unknown_model", "/v1/chat/completions", {**CHAT, "model": "nothing"}),
@@ -77,9 +86,11 @@ CASES = (
 
 @pytest.fixture(autouse=True)
 def team(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The tenant of the tests in the settings file of the process."""
+    """The tenant of the tests in the settings file of the process; and the layers that a setting puts into ``create_app``."""
     (tmp_path / "gateway.toml").write_text(f'[tenants.team]\nkeys = ["{KEY}"]\n', "utf-8")
     monkeypatch.setenv("GATEWAY_CONFIG", str(tmp_path / "gateway.toml"))
+    monkeypatch.setenv("ENABLE_CACHE", "1")
+    monkeypatch.setenv("ENABLE_STRUCTURED_OUTPUT", "1")
     settings.forget()
 
 
@@ -92,7 +103,8 @@ def framework(request: pytest.FixtureRequest) -> Framework:
 
 def outcome(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """An answer without what differs from second to second."""
-    same = re.sub(rb'"created":\d{10}', b'"created":0', body)
+    same = re.sub(rb'"(created|created_at|completed_at)":\d{10}', rb'"\1":0', body)
+    same = re.sub(rb'"(resp|msg)_[0-9a-f]{32}', rb'"\1_0', same)  # Responses' ids are made anew for each call
     ids = (
         bool(re.fullmatch(r"req_[0-9a-f]{32}", headers.get("x-request-id", ""))),
         len(headers.get("x-trace-id", "")) == 32,
@@ -135,19 +147,47 @@ async def test_the_matrix_is_about_something() -> None:
     seen = {case.name: (await through(create_app(), case)).status for case in CASES}
     assert seen == {
         "chat": 200, "chat_stream": 200, "chat_stream_with_usage": 200, "completions": 200, "embeddings": 200,
+        "messages": 200, "messages_stream": 200, "responses": 200, "responses_stream": 200,
         "models": 200, "one_model": 200, "unknown_model": 404, "missing_key": 401, "missing_key_for_models": 401,
         "bad_json": 400, "empty_messages": 400, "wrong_method": 405, "unknown_path": 404, "odd_spelling": 404,
         "anthropics_envelope": 400,
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("dialect", ["chat", "messages", "responses"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_second_call_is_a_hit_whichever_way_it_came_in(
+    framework: Framework, dialect: str, stream: bool
+) -> None:
+    """Wrapped, mounted, and round a handler of the host's own (which speaks chat): the same answer again."""
+    case = Case(dialect, PATHS[dialect], asking(dialect, model="echo", stream=stream))
+    ways = [(framework.wrapped(), ""), (framework.mounted(), "/llm")]
+    if dialect == "chat":
+        ways.append((guarded(framework.own()), ""))
+    for app, prefix in ways:
+        miss, hit = [await through(app, case, prefix) for _ in range(2)]
+        assert [one.headers.get("x-cache") for one in (miss, hit)] == ["miss", "hit"]
+        assert hit.status == 200
+        if stream:  # told again from what is kept: its pieces may be cut another way
+            assert text_of_stream(dialect, hit.body) == text_of_stream(dialect, miss.body) != ""
+        else:
+            assert hit.body == miss.body
+        assert {one.headers["x-content-type-options"] for one in (miss, hit)} == {"nosniff"}
+
+
 async def test_the_hosts_own_route_is_untouched(framework: Framework) -> None:
-    """No key, no header, no change: wrapped or mounted, the host's route answers as it does alone."""
+    """No key, no change: wrapped or mounted, the host's route answers as it does alone, with security headers if wrapped."""
     alone = await get(framework.own(), "/hello", headers=[HOST])
     assert json.loads(alone.body) == HELLO
-    for app in (framework.wrapped(), framework.mounted()):
-        answer = await get(app, "/hello", headers=[HOST])
-        assert (answer.status, answer.headers, answer.body) == (200, alone.headers, alone.body)
+    mounted = await get(framework.mounted(), "/hello", headers=[HOST])
+    assert (mounted.status, mounted.headers, mounted.body) == (200, alone.headers, alone.body)
+    wrapped = await get(framework.wrapped(), "/hello", headers=[HOST])
+    assert (wrapped.status, wrapped.headers, wrapped.body) == (200, {**secured(), **alone.headers}, alone.body)
+
+
+def secured() -> dict[str, str]:
+    """The security headers of an answer over plain HTTP."""
+    return {name: value for name, value in SECURITY.items() if name != "strict-transport-security"}
 
 
 async def test_a_path_that_the_host_does_not_have_is_not_ours(framework: Framework) -> None:
@@ -201,13 +241,19 @@ async def test_a_slash_that_the_client_wrote_is_another_path() -> None:
         assert (path, raw, answer.status) == (path, raw, status)
 
 
-async def test_a_handlers_stream_goes_out_piece_by_piece(framework: Framework) -> None:
-    """Each piece that a handler yields leaves at once, as it would without the gateway."""
-    body = {**CHAT, "max_tokens": 7, "stream": True}
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_handlers_stream_goes_out_piece_by_piece(framework: Framework, kept: bool) -> None:
+    """Each piece that a handler yields leaves at once, as it would without the gateway; whole events where they are kept."""
+    body = {**CHAT, "max_tokens": 7, "stream": True, **({"temperature": 0} if kept else {})}
     async with talk_to(guarded(framework.own()), body, headers=[HOST, JSON, AUTH]) as talk:
-        await talk.answer()
+        answer = await talk.answer()
     pieces = [message["body"] for message in talk.messages[1:] if message.get("body")]
-    assert len(pieces) == 3
+    assert answer.headers["x-cache"] == ("miss" if kept else "bypass")
+    if kept:  # a call of its own, which does not wait for the client: what comes at once may leave at once
+        assert all(piece.endswith(b"\n\n") for piece in pieces)
+        assert answer.body == (await ask(framework.own(), body, headers=[HOST, JSON])).body
+    else:
+        assert len(pieces) == 3
 
 
 # -- lifespan ----------------------------------------------------------------------------------------------------------
@@ -260,24 +306,25 @@ async def test_a_lifespan_passes_through_the_middlewares() -> None:
 
 # -- over a real server ------------------------------------------------------------------------------------------------
 
-WIRE = tuple(case for case in CASES if case.name in ("chat", "chat_stream", "models", "missing_key", "bad_json"))
+NAMES = ("chat", "chat_stream", "messages", "messages_stream", "responses", "responses_stream", "models", "missing_key",
+         "bad_json")  # fmt: skip
+WIRE = tuple(case for case in CASES if case.name in NAMES)
 
 
 def test_a_real_server_gives_the_same(framework: Framework) -> None:
     """Uvicorn, sockets and HTTP between: the stand-alone gateway, the wrapped and the mounted one answer alike."""
     with serving(create_app()) as url:
         alone = [over_http(url, case) for case in WIRE]
-    assert [one.status for one in alone] == [200, 200, 200, 401, 400]
+    assert [one.status for one in alone] == [200] * 7 + [401, 400]
     with serving(framework.wrapped()) as url:
         assert [over_http(url, case) for case in WIRE] == alone
-        assert hello(fetch(url + "/hello", key=None))
+        assert hello(fetch(url + "/hello", key=None), {name for name in secured() if name.startswith("x-")})
     with serving(framework.mounted()) as url:
         assert [over_http(url + "/llm", case) for case in WIRE] == alone
         assert hello(fetch(url + "/hello", key=None))
 
 
-def hello(reply: Reply) -> bool:
-    """The host's own route, without a header of ours."""
-    return (
-        reply.status == 200 and reply.json() == HELLO and not [name for name in reply.headers if name.startswith("x-")]
-    )
+def hello(reply: Reply, ours: Collection[str] = ()) -> bool:
+    """The host's own route, with these headers of ours alone."""
+    found = {name for name in reply.headers if name.startswith("x-")}
+    return reply.status == 200 and reply.json() == HELLO and found == set(ours)

@@ -319,3 +319,19 @@ def test_nothing_of_the_gateways_is_in_the_scope_of_another_route() -> None:
 
     asyncio.run(SecurityHeadersMiddleware(app)(scope, never, never))
     assert seen == [before]
+
+
+async def test_an_app_that_fails_is_answered_with_them() -> None:
+    """500 in the dialect's envelope; the exception goes on to the server, which logs it."""
+
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("a secret of the app")
+
+    for path, kind in (("/v1/chat/completions", "server_error"), ("/v1/messages", "api_error")):
+        async with call(SecurityHeadersMiddleware(fails), CHAT, path) as talk:
+            answer = Answer([await talk.next(), await talk.next()])
+            assert_secured(answer)
+            assert (answer.status, answer.error["type"]) == (500, kind)
+            assert "secret" not in answer.body.decode()
+            with pytest.raises(RuntimeError):
+                await talk.task

@@ -283,3 +283,19 @@ async def test_the_official_client_counts() -> None:
             async with anthropic.AsyncAnthropic(base_url=url, auth_token="k") as client:
                 assert (await client.messages.count_tokens(model="claude-x", messages=HI)).input_tokens == 22
         assert len(server.requests) == 2
+
+
+async def test_another_target_counts_where_the_first_is_away() -> None:
+    """As the call that follows would go there; one that cannot count is passed by, and the last word is the first failure's."""
+    taken, port = refused_port()
+    with taken:
+        away = AnthropicAdapter("away", f"http://127.0.0.1:{port}", KEY, models=["claude-x"])
+        async with upstream(always(COUNTED)) as server:
+            there = AnthropicAdapter("there", server.url().removesuffix("/v1"), KEY, models=["claude-y"])
+            app = Counting(away, there)
+            app.router = Router([away, there, EchoAdapter()], {"m": ["away/claude-x", "echo/echo", "there/claude-y"]})
+            answer = await ask(app, {**ASKED, "model": "m"}, PATH)
+            assert (answer.json(), answer.headers["x-llm-token-count"]) == ({"input_tokens": 22}, "provider")
+        app = Counting(away)
+        app.router = Router([away, EchoAdapter()], {"m": ["away/claude-x", "echo/echo"]})
+        assert (await ask(app, {**ASKED, "model": "m"}, PATH)).status == 502

@@ -14,7 +14,7 @@ from asgi_llm_gateway.errors import NotFound
 from asgi_llm_gateway.prices import PriceTable
 from asgi_llm_gateway.proxy.models import model_list, names_for, one_model
 from asgi_llm_gateway.proxy.routing import Router
-from asgi_llm_gateway.records import ApiKey, Identity, Price, Tenant
+from asgi_llm_gateway.records import ApiKey, Identity, Price, Tenant, UnitPrice
 
 ROUTER = Router(
     [OpenAIAdapter("own", "http://own/v1", models=["m1", "m2"]), EchoAdapter()],
@@ -107,3 +107,21 @@ def test_one_that_does_not_exist_is_404_in_the_same_words_as_one_that_is_not_all
             one_model(ROUTER, PRICES, caller, name)
         told.add(caught.value.message.replace(name, "X"))
     assert len(told) == 1
+
+
+def test_what_is_charged_by_units_is_not_told_to_be_free() -> None:
+    """By the image, the minute, the character and the call; tokens beside them only where they cost something."""
+    prices = PriceTable({
+        "own/m1": Price(0, 0, units=UnitPrice(image=50_000_000)),
+        "own/m2": Price(1_000_000_000, 2_000_000_000, units=UnitPrice(minute=6_000_000, request=1_000)),
+    })  # fmt: skip
+    told = {name: orjson.loads(one_model(ROUTER, prices, ANYBODY, name))["pricing"] for name in ("own/m1", "own/m2")}
+    assert told == {
+        "own/m1": {"usd_per_image": 0.05},
+        "own/m2": {
+            "usd_per_million_in": 1.0,
+            "usd_per_million_out": 2.0,
+            "usd_per_minute": 0.006,
+            "usd_per_request": 0.000001,
+        },
+    }

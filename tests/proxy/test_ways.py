@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asgi_llm_gateway.adapters.echo import EchoAdapter
 from asgi_llm_gateway.proxy.health import BreakerRules, Health
-from asgi_llm_gateway.proxy.ways import Balance, Place, Way, allowed
+from asgi_llm_gateway.proxy.ways import Balance, Place, Way
 from asgi_llm_gateway.records import ApiKey, Identity, Target, Tenant
 
 ANYBODY = Identity(Tenant("t"), None)
@@ -121,16 +121,3 @@ def test_a_target_that_two_fallback_names_lead_to_is_tried_once() -> None:
     ways = Way((place("a"),), fallbacks=(by_one, by_other))
     assert names(ways.order(ANYBODY)) == ["a", "b"]
     assert names(ways.order(Identity(Tenant("t", allowed_models=("other",)), None))) == ["a", "b"]
-
-
-@given(
-    st.none() | st.lists(st.sampled_from("abc")), st.none() | st.lists(st.sampled_from("abc")), st.sampled_from("abc")
-)
-def test_a_name_is_allowed_if_every_list_that_is_there_has_it(
-    tenants: list[str] | None, keys: list[str] | None, name: str
-) -> None:
-    """An empty list allows nothing."""
-    key = ApiKey("k", "t", "0" * 64, allowed_models=None if keys is None else tuple(keys))
-    tenant = Tenant("t", allowed_models=None if tenants is None else tuple(tenants))
-    expected = (tenants is None or name in tenants) and (keys is None or name in keys)
-    assert allowed(Identity(tenant, key), name) is expected

@@ -13,7 +13,11 @@ from asgi_llm_gateway.adapters.echo import EchoAdapter
 from asgi_llm_gateway.adapters.openai import OpenAIAdapter
 from asgi_llm_gateway.damping import Damping
 from asgi_llm_gateway.keys import new_key
+from asgi_llm_gateway.meters.meters import Meters
 from asgi_llm_gateway.middleware.budget import BudgetMiddleware
+from asgi_llm_gateway.middleware.cache import CacheMiddleware
+from asgi_llm_gateway.middleware.logging import LoggingMiddleware
+from asgi_llm_gateway.middleware.metrics import MetricsMiddleware
 from asgi_llm_gateway.middleware.policy import PolicyMiddleware
 from asgi_llm_gateway.middleware.ratelimit import RateLimitMiddleware
 from asgi_llm_gateway.middleware.security import SecurityHeadersMiddleware
@@ -37,6 +41,21 @@ DEAR = Price(prompt=NANO_PER_USD, completion=2 * NANO_PER_USD)
 def yes(_: Any) -> bool:
     """A policy that allows everything."""
     return True
+
+
+class Log:
+    """A logger of the host app's own: the calls' lines as they are written, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, event: str, **fields: Any) -> None:
+        """One line."""
+        self.lines.append(json.dumps({"event": event, **fields}))
+
+    def error(self, event: str, **fields: Any) -> None:
+        """One line."""
+        self.info(event, **fields)
 
 
 class House:
@@ -70,11 +89,16 @@ class House:
         self.damping = Damping(longest=0)
         prices = prices or PriceTable({"echo": DEAR, "up/m": DEAR, "m": DEAR})
         self.proxy = ProxyApp(router=Router([EchoAdapter(), *adapters], models or {}), prices=prices, max_retries=0)
+        self.meters = Meters()
+        self.log = Log()
         inner: Any = StructuredOutputMiddleware(terminal or self.proxy)
-        inner = PolicyMiddleware(BudgetMiddleware(inner, ledger=self.store, prices=prices, clock=clock), decide=policy)
+        inner = BudgetMiddleware(inner, ledger=self.store, prices=prices, clock=clock)
+        inner = PolicyMiddleware(CacheMiddleware(inner), decide=policy)
         inner = RateLimitMiddleware(inner, requests=requests, window=60)
         inner = TenantMiddleware(inner, store=self.store, damping=self.damping, remember=0)
-        self.app = SecurityHeadersMiddleware(TracingMiddleware(inner, traces=self.traces), **limits)
+        inner = MetricsMiddleware(TracingMiddleware(inner, traces=self.traces), meters=self.meters)
+        inner = LoggingMiddleware(inner, logger=self.log)
+        self.app = SecurityHeadersMiddleware(inner, **limits)
         self.secrets: dict[str, str] = {}
         self.keys: dict[str, ApiKey] = {}
 

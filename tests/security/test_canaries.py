@@ -11,7 +11,7 @@ import json
 import logging
 import secrets as random
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from asgi_llm_gateway.adapters.base import Endpoint, Script, UpstreamRequest
 from asgi_llm_gateway.adapters.openai import OpenAIAdapter
 from asgi_llm_gateway.admin.routes import OPERATIONS
 from asgi_llm_gateway.keys import new_key
+from asgi_llm_gateway.logs import shared_lines
 from asgi_llm_gateway.proxy.upstream import prepare
 from asgi_llm_gateway.records import Tenant
 from asgi_llm_gateway.settings import ProviderConfig, Settings, forget
@@ -80,6 +81,19 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[str]:
         yield repr(record.__dict__)
         if record.exc_info and record.exc_info[1] is not None:
             yield "".join(traceback.format_exception(record.exc_info[1]))
+
+
+@pytest.fixture
+def printed(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """What the process wrote to its own stdout and stderr, with a log writer of this test's own: see ``shared_lines``."""
+    shared_lines.cache_clear()
+
+    def read() -> str:
+        assert shared_lines().writer.flush(10)
+        return "".join(capfd.readouterr())
+
+    yield read
+    shared_lines.cache_clear()
 
 
 @contextmanager
@@ -168,9 +182,12 @@ def full(canary: Canaries, **fields: Any) -> dict[str, Any]:
 
 
 async def test_nothing_of_a_conversation_or_a_secret_is_kept_or_told(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, printed: Callable[[], str]
 ) -> None:
-    """Down every path of the stand-alone gateway: answers, streams, refusals, failures, hang-ups, the admin API."""
+    """Down every path of the stand-alone gateway: answers, kept answers, streams, refusals, failures, hang-ups, the admin API.
+
+    The cache keeps answers in this process's memory, which is what it is for; nothing that looks at it shows them.
+    """
     canary = Canaries()
     admin = canary("the admin key", "an-admin-key-of-thirty-two-characters-")
     wrong = canary("a wrong key", "gw-")
@@ -184,6 +201,9 @@ async def test_nothing_of_a_conversation_or_a_secret_is_kept_or_told(
             "OPA_URL": opa.url(""),
             "OPA_TOKEN": canary("the policy's token"),
             "ENABLE_STRUCTURED_OUTPUT": "1",
+            "ENABLE_CACHE": "1",
+            "CACHE_CALLS": "all",
+            "METRICS_PUBLIC": "1",
             "GATEWAY_MAX_RETRIES": "1",
             "GATEWAY_MAX_RETRY_WAIT_SECONDS": "0",
             "BREAKER_FAILURES": "0",
@@ -214,6 +234,12 @@ async def test_nothing_of_a_conversation_or_a_secret_is_kept_or_told(
                 assert not [one for one in found if not one.startswith('a prompt in {"error":{"message":"Incorrect')], (
                     found
                 )
+        written = printed().splitlines()
+        assert canary.found_in(*written) == set()
+        lines = [json.loads(line) for line in written if line.startswith("{")]
+        made_of = {line["cache"] for line in lines if line["event"] == "call" and "cache" in line}
+        assert made_of >= {"miss", "hit"}  # every call has a line, of those that the cache answered too
+        assert {line["status"] for line in lines if line["event"] == "call"} >= {200, 400, 401, 402, 403, 502}
 
 
 async def policy(peer: Peer) -> None:
@@ -311,7 +337,8 @@ async def test_an_app_that_crashes_tells_nothing_of_the_call(caplog: pytest.LogC
             await made.ask(full(canary, model="echo"))
         record = made.traces.recent()[0]
         assert record.error == "RuntimeError"
-        assert canary.found_in(record) == set()
+        assert len(made.log.lines) == 1
+        assert canary.found_in(record, *made.log.lines) == set()
         assert await made.held() == 0
 
 
@@ -347,13 +374,17 @@ def test_a_key_tells_its_secret_once() -> None:
     assert all(secret not in str(getattr(key, name)) for name in key.__slots__)
 
 
-async def test_the_search_would_find_something(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+async def test_the_search_would_find_something(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, printed: Callable[[], str]
+) -> None:
     """A sweep that finds nothing anywhere is worth nothing: planted, each canary is found."""
     canary = Canaries()
     text = canary("a prompt")
     with caplog.at_level(logging.DEBUG):
         logging.getLogger("asgi_llm_gateway.somewhere").debug("said %s", text)
     assert len(canary.found_in(*logged(caplog))) == 2
+    shared_lines().info("said", text=text)
+    assert canary.found_in(printed())
     made = House()
     await made.store.put_tenant(Tenant("a", name=text))
     living = await made.store.tenant("a")

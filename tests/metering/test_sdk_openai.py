@@ -1,144 +1,23 @@
-"""The official SDKs inside a FastAPI app that is wrapped by the gateway's layers, against a provider on loopback."""
+"""OpenAI's SDK inside a FastAPI app that is wrapped by the gateway's layers."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
-import anthropic
 import httpx
 import httpx2
 import openai
 import pytest
-from fastapi import BackgroundTasks, FastAPI
+from fastapi import BackgroundTasks
 from fastapi.responses import StreamingResponse
 
-from asgi_llm_gateway import BudgetMiddleware, MemoryStore, MeteredTransport, Tenant, TenantMiddleware, record_usage
-from asgi_llm_gateway.keys import new_key
-from asgi_llm_gateway.middleware.tracing import TracingMiddleware
-from asgi_llm_gateway.prices import PriceTable
-from asgi_llm_gateway.records import Price
-from asgi_llm_gateway.tracelog import TraceLog
+from asgi_llm_gateway import MeteredTransport, record_usage
 
-from . import servers
-from .conversation import JSON, Answer, ask, call
-from .servers import KEY, environment, fetch
-from .upstream import (
-    DONE,
-    LAST_CHUNK,
-    STREAM_HEAD,
-    Peer,
-    Script,
-    Upstream,
-    always,
-    chunk,
-    event,
-    streaming,
-    until,
-    upstream,
-    usage_event,
-    whole,
-    word,
-)
-
-PATHS = {"/ask": "metered"}
-PRICES = PriceTable({"m": Price(1_000_000, 2_000_000)})
-COST = 3 + 2 * 5
-"""What a call costs: the provider played here says three prompt tokens and five of completion."""
-
-HELLO: Any = [{"role": "user", "content": "hi"}]
-SECRET = "gw-a-key-for-the-handlers-of-these-tests"
-CHAT_STREAM = (word("one"), word(" two"), word("", "stop"), usage_event(), DONE)
-MESSAGE = {
-    "id": "msg_1",
-    "type": "message",
-    "role": "assistant",
-    "model": "m",
-    "content": [{"type": "text", "text": "hi"}],
-    "stop_reason": "end_turn",
-    "usage": {"input_tokens": 3, "output_tokens": 5},
-}
-
-
-def named(kind: str, **fields: Any) -> bytes:
-    """One of Anthropic's events."""
-    return f"event: {kind}\n".encode() + event({"type": kind, **fields})
-
-
-MESSAGE_STREAM = (
-    named("message_start", message={**MESSAGE, "content": [], "usage": {"input_tokens": 3, "output_tokens": 1}}),
-    named("content_block_start", index=0, content_block={"type": "text", "text": ""}),
-    named("content_block_delta", index=0, delta={"type": "text_delta", "text": "hi"}),
-    named("content_block_stop", index=0),
-    named("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 5}),
-    named("message_stop"),
-)
-
-
-class Host:
-    """A FastAPI app with a route ``/ask``, the layers round it, and SDK clients whose calls they meter."""
-
-    def __init__(self, provider: Upstream, budget: int | None) -> None:
-        self.provider = provider
-        self.store = MemoryStore()
-        self.tenant = Tenant("team", budget=budget)
-        self.traces = TraceLog()
-        self.app = FastAPI()
-        self.app.add_middleware(BudgetMiddleware, ledger=self.store, prices=PRICES, paths=PATHS)
-        self.app.add_middleware(TenantMiddleware, store=self.store, paths=PATHS)
-        self.app.add_middleware(TracingMiddleware, traces=self.traces, paths=PATHS)
-        self.http = httpx2.AsyncClient(transport=MeteredTransport())
-        self.openai = openai.AsyncOpenAI(base_url=provider.url(), api_key="sk-theirs", http_client=self.http)
-        self.anthropic = anthropic.AsyncAnthropic(base_url=provider.url(""), api_key="sk-theirs", http_client=self.http)
-
-    def route(self, handler: Callable[..., Any]) -> None:
-        """What ``/ask`` does."""
-        self.app.post("/ask", response_model=None)(handler)
-
-    async def ask(self, body: Any = None) -> Answer:
-        """A call of the tenant's."""
-        return await ask(self.app, body, "/ask", headers=self.headers)
-
-    @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """With the tenant's key."""
-        return [JSON, (b"authorization", b"Bearer " + SECRET.encode())]
-
-    async def spent(self) -> int:
-        """What was spent; nothing is held any more, and the records are the same."""
-        gc.collect()
-        async with asyncio.timeout(5):
-            while (balance := await self.store.balance("team")).held:  # noqa: ASYNC110 - the store tells nobody
-                await asyncio.sleep(0.005)
-        records = (await self.store.records("team")).records
-        assert balance.spent == sum(record.cost for record in records)
-        return balance.spent
-
-
-@asynccontextmanager
-async def host(*scripts: Script, budget: int | None = 100_000) -> AsyncIterator[Host]:
-    """A host for the length of a test."""
-    async with upstream(*scripts) as provider:
-        made = Host(provider, budget)
-        await made.store.add_tenant(made.tenant)
-        await made.store.add_key(new_key("team", secret=SECRET)[0])
-        try:
-            yield made
-        finally:
-            await made.http.aclose()
-
-
-async def chat(host: Host, **more: Any) -> Any:
-    """A chat."""
-    return await host.openai.chat.completions.create(model="m", messages=HELLO, max_tokens=50, **more)
-
-
-# -- OpenAI ------------------------------------------------------------------------------------------------------------
+from ..conversation import call
+from ..upstream import DONE, LAST_CHUNK, STREAM_HEAD, Peer, Script, always, chunk, streaming, until, whole, word
+from .host import CHAT_STREAM, COST, HELLO, chat, host
 
 
 async def test_chats_in_a_handler_add_up() -> None:
@@ -406,52 +285,6 @@ async def test_a_report_beside_calls() -> None:
         assert await shop.spent() == 2 * COST
 
 
-# -- Anthropic ---------------------------------------------------------------------------------------------------------
-
-
-async def test_a_message_is_metered() -> None:
-    """Anthropic's SDK, unchanged but for its client."""
-    async with host(always(whole(MESSAGE))) as shop:
-
-        async def handler() -> Any:
-            said = await shop.anthropic.messages.create(model="m", messages=HELLO, max_tokens=50)
-            return [block.text for block in said.content if isinstance(block, anthropic.types.TextBlock)]
-
-        shop.route(handler)
-        assert (await shop.ask()).json() == ["hi"]
-        assert await shop.spent() == COST
-        assert shop.provider.requests[0].json() == {"model": "m", "messages": HELLO, "max_tokens": 50}
-
-
-async def test_a_message_stream_is_metered() -> None:
-    """With the SDK's helper."""
-    async with host(streaming(*MESSAGE_STREAM)) as shop:
-
-        async def handler() -> Any:
-            async with shop.anthropic.messages.stream(model="m", messages=HELLO, max_tokens=50) as stream:
-                return [text async for text in stream.text_stream]
-
-        shop.route(handler)
-        assert (await shop.ask()).json() == ["hi"]
-        assert await shop.spent() == COST
-
-
-async def test_anthropics_sdk_is_refused_in_its_own_words() -> None:
-    """402 with Anthropic's envelope, and no second try."""
-    async with host(always(whole(MESSAGE)), budget=100) as shop:
-
-        async def handler() -> Any:
-            with pytest.raises(anthropic.APIStatusError) as refused:
-                await shop.anthropic.messages.create(model="m", messages=HELLO, max_tokens=50)
-            return [refused.value.status_code, refused.value.body]
-
-        shop.route(handler)
-        status, body = (await shop.ask()).json()
-        assert (status, body["error"]["type"], body["error"]["code"]) == (402, "billing_error", "would_exceed_budget")
-        assert shop.provider.requests == []
-        assert await shop.spent() == 0
-
-
 async def test_many_requests_never_spend_more_than_the_budget() -> None:
     """Twenty requests side by side, each with two calls, for a budget that three of them fill."""
     async with host(always(whole()), budget=700) as shop:
@@ -472,36 +305,3 @@ async def test_many_requests_never_spend_more_than_the_budget() -> None:
         assert 0 < done < 40
         assert done == len(shop.provider.requests)
         assert await shop.spent() == done * COST <= 700
-
-
-# -- the example -------------------------------------------------------------------------------------------------------
-
-
-def test_the_example_is_metered(tmp_path: Path) -> None:
-    """``examples/metered_fastapi.py`` as its docstring runs it: a key, a stream, and a spent budget."""
-    chunks = b"".join(
-        event({"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "gpt-4", **json.loads(one[6:])})
-        for one in CHAT_STREAM[:4]
-    )
-    good = (200, {"content-type": "text/event-stream"}, chunks + DONE)
-    # A hold for 4,096 tokens of gpt-4 is 0.25 USD: enough for one at a time.
-    file = '[tenants.team]\nkeys = ["${TEAM_KEY}"]\nbudget_usd = "0.26"\n'
-    file += '[tenants.poor]\nkeys = ["${POOR_KEY}"]\nbudget_usd = "0.1"\n'
-    with servers.upstream(good) as provider:
-        env = environment(
-            tmp_path,
-            file=file,
-            POOR_KEY="gw-a-key-of-the-poor-for-the-tests",
-            OPENAI_API_KEY="sk-of-the-operator",
-            OPENAI_BASE_URL=provider.url + "/v1",
-        )
-        with servers.uvicorn("examples.metered_fastapi:app", env, tmp_path) as server:
-            assert fetch(server.url + "/ask", {"question": "?"}, key=None).status == 401
-            answer = fetch(server.url + "/ask", {"question": "?"}, key=KEY)
-            assert (answer.status, answer.body) == (200, b"one two")
-            assert len(answer.headers["x-trace-id"]) == 32
-            refused = fetch(server.url + "/ask", {"question": "?"}, key="gw-a-key-of-the-poor-for-the-tests")
-            assert (refused.status, refused.json()["error"]["code"]) == (402, "would_exceed_budget")
-            assert "Traceback" not in server.err
-    assert len(provider.asked) == 1
-    assert provider.asked[0].body["max_tokens"] == 4096
