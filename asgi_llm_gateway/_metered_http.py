@@ -68,6 +68,9 @@ def outgoing(request: Any, call: MeteredCall, provider: str) -> Any:
     drop = (b"content-length", b"transfer-encoding", b"accept-encoding")
     headers = [(name, value) for name, value in request.headers.raw if name.lower() not in drop]
     headers.append((b"accept-encoding", b"identity"))  # the usage is read as it passes
+    if call.headers:  # in place of the same from a client that traces itself
+        names = {name for name, _ in call.headers}
+        headers = [*(one for one in headers if one[0].lower() not in names), *call.headers]
     return type(request)(request.method, request.url, headers=headers, content=body, extensions=request.extensions)
 
 

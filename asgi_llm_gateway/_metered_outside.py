@@ -10,8 +10,9 @@ from ._closing import on_close
 from ._perloop import PerLoop
 from ._vocabulary import load
 from .accounting import Account, Terms
+from .calls import Lasting
 from .errors import Forbidden, StoreError, Unavailable
-from .exchange import Exchange, Lasting
+from .exchange import Exchange
 from .prices import PriceTable, prices_of, warm
 from .records import DEFAULT_TENANT, Identity, Tenant, TraceRecord
 from .stores.base import Ledger

@@ -15,7 +15,9 @@ from ._asgi import finish
 from ._counted import so_far, sum_of
 from ._sse import EventSplitter, EventTooLong, data_of, split
 from .accounting import Account
-from .exchange import Call, Exchange, Lasting
+from .calls import Call, Lasting
+from .errors import Header
+from .exchange import Exchange
 from .media_usage import reader_of
 from .records import Target, Usage
 from .tokens import answers, estimate
@@ -25,7 +27,9 @@ from .wire import LLMRequest
 Later = Callable[[], Awaitable[None]]
 
 
-async def enter(exchange: Exchange, account: Account | None, target: Target, request: LLMRequest | None) -> Call:
+async def enter(
+    exchange: Exchange, account: Account | None, target: Target, request: LLMRequest | None, url: str = ""
+) -> Call:
     """Raise the hold for one more call, on the exchange's loop. Raises GatewayError: then no call may go out."""
     exchange.exact = True
     if exchange.lasting is None:
@@ -34,7 +38,7 @@ async def enter(exchange: Exchange, account: Account | None, target: Target, req
     try:
         if account is not None and request is not None:
             request = account.limited(request)
-        call = await exchange.begin_call(target, request)
+        call = await exchange.begin_call(target, request, url)
     except BaseException:  # refused, or cancelled while it was asked: the call does not last
         await leave(exchange)
         raise
@@ -86,16 +90,27 @@ class MeteredCall:
         """Whether it is over."""
         return self._call.ended
 
-    async def end(self, usage: Usage | None) -> None:
+    @property
+    def headers(self) -> tuple[Header, ...]:
+        """What the provider gets beside the request's own headers."""
+        return self._call.headers
+
+    def answered(self, status: int) -> None:
+        """The provider has answered."""
+        self._call.status = status
+
+    async def end(self, usage: Usage | None, error: str | None = None) -> None:
         """It is over. ``None``: nobody knows what it used."""
+        self._call.error = self._call.error or error
         if asyncio.get_running_loop() is not self._loop:
             self.post(usage)
         elif not self._call.ended:
             note(self.exchange, self._call, usage)
             await leave(self.exchange)
 
-    def post(self, usage: Usage | None) -> None:
+    def post(self, usage: Usage | None, error: str | None = None) -> None:
         """The same from another thread, or where nothing can be awaited; done before what is posted to the loop later."""
+        self._call.error = self._call.error or error
         if not self._call.ended:
             try:
                 self._loop.call_soon_threadsafe(self._end, usage)

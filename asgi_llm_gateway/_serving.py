@@ -6,7 +6,8 @@ import asyncio
 from contextvars import ContextVar
 
 from ._asgi import ASGIApp, Receive, Scope, Send
-from .exchange import Exchange, Guard
+from .calls import Guard
+from .exchange import Exchange
 
 
 class Serving:

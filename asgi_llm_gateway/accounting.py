@@ -13,8 +13,9 @@ from ._asgi import finish
 from ._counted import sane, so_far, sum_of
 from ._vocabulary import counter_of
 from .booked import tell
+from .calls import Call
 from .errors import BudgetError, StoreError, Unavailable
-from .exchange import Call, Exchange
+from .exchange import Exchange
 from .keys import new_hold_id
 from .limits import Status, has_budget, limits_of, refused, unpriced, usd
 from .prices import FREE, PriceTable, ceiling_of, cost_of, output_for

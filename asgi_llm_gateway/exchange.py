@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from ._asgi import ASGIApp, Headers, Message, Receive, Scope, Send, whole
 from ._stepping import send_at_once, server_of
+from .calls import OVER, Call, Guard, Lasting, Tracer
 from .errors import BadRequest, GatewayError, Header, TooLarge
 from .records import DEFAULT_TENANT, Identity, Target, Tenant, TraceRecord, Usage
 from .usage import UsageReader
@@ -26,66 +27,6 @@ _NOBODY = Identity(Tenant(DEFAULT_TENANT), None)
 
 class ClientGone(Exception):
     """The client hung up; there is nobody to answer."""
-
-
-class Call:
-    """One upstream call of an exchange: an attempt, a corrective retry, an SDK call in a handler.
-
-    Attributes:
-        target: Where it goes.
-        request: What is asked.
-        usage: Tokens once it has ended; ``None`` while it runs, and where the provider did not tell.
-        ended: Whether ``end`` was called.
-    """
-
-    __slots__ = ("ended", "request", "target", "usage")
-
-    def __init__(self, target: Target, request: LLMRequest | None) -> None:
-        self.target = target
-        self.request = request
-        self.usage: Usage | None = None
-        self.ended = False
-
-    def end(self, usage: Usage | None) -> None:
-        """The call is over. ``None``: it is not known what it used (which is never taken for zero)."""
-        if not self.ended:
-            self.ended = True
-            self.usage = usage
-
-
-class Lasting:
-    """Calls under way that may outlive the answer (a handler's own tasks make them), and what waits for the last one's end."""
-
-    __slots__ = ("count", "later")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.later: Callable[[], Awaitable[None]] | None = None
-
-    def leave(self) -> Callable[[], Awaitable[None]] | None:
-        """One has ended: what is to be awaited now."""
-        self.count -= 1
-        if self.count:
-            return None
-        later, self.later = self.later, None
-        return later
-
-
-class Guard(Protocol):
-    """Who must say yes before an upstream call goes out (the budget)."""
-
-    async def begin(self, call: Call) -> None:
-        """Make sure of ``call``, or raise a GatewayError: then it does not go out."""
-
-
-class _Over:
-    """The guard of an exchange that is done."""
-
-    async def begin(self, call: Call) -> None:
-        raise GatewayError("The call is over; no further upstream call can be made for it.", code="call_over")
-
-
-_OVER = _Over()
 
 
 class Exchange:
@@ -115,13 +56,14 @@ class Exchange:
         rank: The highest rank among them.
         refusal: Why the call is refused, where a layer further in is still to count it: it raises it then.
         max_body: Bytes that the request's body may have.
+        tracer: Makes spans of the upstream calls, where somebody asked for them.
     """
 
     __slots__ = (
         "_at_end", "_guards", "_receive", "_replayed", "_sent", "_watched", "amended", "answering", "calls",
         "complete", "cost", "deferred", "ended", "ends_itself", "entry", "exact", "first_byte_at", "gone",
         "headers", "identity",
-        "lasting", "max_body", "rank", "reader", "record", "refusal", "request", "route", "seen", "status", "usage",
+        "lasting", "max_body", "rank", "reader", "record", "refusal", "request", "route", "seen", "status", "tracer", "usage",
     )  # fmt: skip
 
     def __init__(self, entry: ASGIApp, route: Route, scope: Scope, *, max_body: int = MAX_BODY) -> None:
@@ -134,6 +76,7 @@ class Exchange:
         self.headers: list[Header] = []
         self.calls: list[Call] = []
         self.seen: list[Any] = []
+        self.tracer: Tracer | None = None
         self.rank = -1
         self.usage: Usage | None = None
         self.cost: int | None = None
@@ -270,6 +213,11 @@ class Exchange:
         headers = [(key, value) for key, value in scope["headers"] if key.lower() not in drop]
         return {**scope, "headers": [*headers, (b"content-length", size)]}
 
+    def step(self, name: str, began: float) -> None:
+        """What the call waited for since that ``time.perf_counter()`` is done; kept where calls are recorded."""
+        if self.record is not None:
+            self.record.steps.append((name, began, time.perf_counter()))
+
     # -- upstream calls ------------------------------------------------------------------------------------------------
 
     def guard(self, guard: Guard) -> None:
@@ -281,8 +229,11 @@ class Exchange:
         """Who is asked before upstream calls."""
         return tuple(self._guards)
 
-    async def begin_call(self, target: Target, request: LLMRequest | None = None) -> Call:
-        """Before every upstream call: all guards agree, or their GatewayError is raised and no call may go out."""
+    async def begin_call(self, target: Target, request: LLMRequest | None = None, url: str = "") -> Call:
+        """Before every upstream call: all guards agree, or their GatewayError is raised and no call may go out.
+
+        ``url`` is where it goes, as far as that is known.
+        """
         call = Call(target, request)
         self.calls.append(call)  # before the guards wait for anything: calls that begin side by side see each other
         try:
@@ -291,6 +242,9 @@ class Exchange:
         except BaseException:  # refused, or cancelled: it is no call of the exchange
             self.calls.remove(call)
             raise
+        call.begun = time.perf_counter()
+        if self.tracer is not None:
+            self.tracer.begin(call, url)
         return call
 
     # -- the answer ----------------------------------------------------------------------------------------------------
@@ -303,8 +257,11 @@ class Exchange:
         """The content is complete (or given up): whoever registered does its work, innermost first, once."""
         if self.deferred:
             return
-        while self._at_end:
-            await self._at_end.pop()()
+        if self._at_end:
+            began = time.perf_counter()
+            while self._at_end:
+                await self._at_end.pop()()
+            self.step("settle", began)
         self.ended = True
 
     def wrap(self, send: Send) -> Send:
@@ -359,7 +316,7 @@ class Exchange:
     def close(self) -> None:
         """The entry is done: let go of who refers back, so that no garbage collector is needed."""
         if self._guards:  # what was guarded stays so: a task that outlives the call makes no call for it
-            self._guards[:] = (_OVER,)
+            self._guards[:] = (OVER,)
         self._at_end.clear()
 
     @property
@@ -398,4 +355,4 @@ def exchange_of(scope: Scope) -> Exchange | None:
     return found if isinstance(found, Exchange) else None
 
 
-__all__ = ["KEY", "MAX_BODY", "Call", "ClientGone", "Exchange", "GatewayError", "Guard", "Lasting", "exchange_of"]
+__all__ = ["KEY", "MAX_BODY", "ClientGone", "Exchange", "GatewayError", "exchange_of"]

@@ -179,8 +179,9 @@ class MeteredTransport(_Transport):  # type: ignore[misc]
             await call.end(Usage())
             return refusal(request, error, route)
         except BaseException as error:  # cut or cancelled: what was used until then is paid for
-            await call.end(of_failure(error))
+            await call.end(of_failure(error), type(error).__name__)
             raise
+        call.answered(answer.status_code)
         if is_own(call.exchange):
             call.exchange.answering = answer.status_code
         if answer.status_code >= 300:
@@ -192,11 +193,11 @@ class MeteredTransport(_Transport):  # type: ignore[misc]
         asked = parse(route, body, _content_type(request))
         target = Target(self._named(request), asked.model)
         if served is not None:
-            return await _on(served.loop, _begin(served, target, asked))
+            return await _on(served.loop, _begin(served, target, asked, str(request.url)))
         if self._payer is None:
             raise NoExchange
         exchange, account = await self._payer.account(route)
-        return MeteredCall(exchange, await enter(exchange, account, target, asked))
+        return MeteredCall(exchange, await enter(exchange, account, target, asked, str(request.url)))
 
     async def aclose(self) -> None:
         """Close what sends."""
@@ -231,8 +232,9 @@ class MeteredTransport(_Transport):  # type: ignore[misc]
             call.post(Usage())
             return refusal(request, error, route)
         except BaseException as error:  # cut or cancelled: what was used until then is paid for
-            call.post(of_failure(error))
+            call.post(of_failure(error), type(error).__name__)
             raise
+        call.answered(answer.status_code)
         if is_own(call.exchange):
             call.exchange.answering = answer.status_code
         if answer.status_code >= 300:
@@ -252,7 +254,7 @@ class MeteredTransport(_Transport):  # type: ignore[misc]
                 "make the handler a plain 'def'.",
                 code="blocking_call",
             )
-        beginning = _begin(served, Target(self._named(request), asked.model), asked)
+        beginning = _begin(served, Target(self._named(request), asked.model), asked, str(request.url))
         try:
             future = asyncio.run_coroutine_threadsafe(beginning, served.loop)
         except RuntimeError:
@@ -301,10 +303,10 @@ def _content_type(request: Any) -> bytes | None:
     return None if kind is None else kind.encode("latin-1", "replace")
 
 
-async def _begin(served: Serving, target: Target, request: LLMRequest) -> MeteredCall:
+async def _begin(served: Serving, target: Target, request: LLMRequest, url: str) -> MeteredCall:
     """A call of the request being served; on its loop."""
     exchange, account = await _payer(served, request.route)
-    return MeteredCall(exchange, await enter(exchange, account, target, request))
+    return MeteredCall(exchange, await enter(exchange, account, target, request, url))
 
 
 async def _payer(served: Serving, route: Route) -> tuple[Exchange, Account | None]:

@@ -345,7 +345,8 @@ class TraceRecord:
     """One call as it went: who, what, how long. It holds no prompt, no answer and no secret.
 
     ``cache`` is ``hit``, ``joined`` (another's answer, live), ``miss`` or ``bypass``; ``None`` where no cache stands. ``saved``
-    is what an answer from the cache had cost, in nano-USD.
+    is what an answer from the cache had cost, in nano-USD. ``steps`` is what the call waited for, each with the
+    ``time.perf_counter()`` of its begin and end.
     """
 
     trace_id: str
@@ -367,3 +368,4 @@ class TraceRecord:
     attempts: tuple[Attempted, ...] = ()
     cache: str | None = None
     saved: int | None = None
+    steps: list[tuple[str, float, float]] = field(default_factory=list)

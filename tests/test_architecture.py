@@ -80,7 +80,7 @@ FLOORS = (
         "stores",
     ),
     ("usage", "media_usage", "_sample", "watching", "fronts", "adapters", "structured", "caching"),
-    ("exchange", "_hangup", "_serving"),
+    ("calls", "exchange", "_hangup", "_serving"),
     ("opa", "_counted", "accounting", "metering", "_metered_http", "_metered_outside", "_metered_stream"),
     ("middleware", "proxy", "admin"),
     ("gateway", "cli", "__main__", ""),
@@ -213,7 +213,7 @@ def test_no_store_knows_asgi(module: str) -> None:
 
 def test_the_exchange_knows_no_concern() -> None:
     """It knows the call: no money, no tenants' store, no provider."""
-    assert KNOWS["exchange"] <= {"_asgi", "_stepping", "errors", "records", "usage", "watching", "wire"}
+    assert KNOWS["exchange"] <= {"_asgi", "_stepping", "calls", "errors", "records", "usage", "watching", "wire"}
 
 
 def test_only_the_upstream_client_knows_the_http_client() -> None:

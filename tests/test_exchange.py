@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asgi_llm_gateway._asgi import Message, Receive, Scope, Send
+from asgi_llm_gateway.calls import Call
 from asgi_llm_gateway.errors import BadRequest, BudgetError, GatewayError, TooLarge
-from asgi_llm_gateway.exchange import KEY, Call, ClientGone, Exchange, exchange_of
+from asgi_llm_gateway.exchange import KEY, ClientGone, Exchange, exchange_of
 from asgi_llm_gateway.records import Target, Usage
 from asgi_llm_gateway.wire import METERED, Route
 

@@ -11,8 +11,9 @@ import orjson
 
 from .._asgi import Message, Send, header
 from .._counted import so_far, sum_of
+from ..calls import Call
 from ..errors import GatewayError, UpstreamError
-from ..exchange import Call, Exchange
+from ..exchange import Exchange
 from ..records import Target, Usage
 from ..structured.form import Form, Format, Key, Unreadable
 from ..structured.judge import Cut, Judging, Verdict, Wrong, invalid

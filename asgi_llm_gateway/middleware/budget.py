@@ -101,14 +101,18 @@ class BudgetMiddleware(LLMMiddleware):
         if exchange.request is None:
             receive = await exchange.read(receive, scope)
         account = Account(self._terms or self._take_terms(), self._keepers.get() or await self._keeper(), exchange)
+        began = time.perf_counter()
         await account.open()
+        exchange.step("hold", began)
         exchange.guard(account)
         exchange.at_end(account.settle)
         try:
             await self.forward(exchange, scope, receive, exchange.watch(send) if self._watches else send)
         finally:
             if not account.closed:  # cut, cancelled or crashed: the tokens are paid for all the same
+                began = time.perf_counter()
                 await finish(account.settle(cut=True))
+                exchange.step("settle", began)
 
     def _take_terms(self) -> Terms:
         from ..settings import current, current_file

@@ -169,15 +169,17 @@ class CacheMiddleware(LLMMiddleware):
             self._note(exchange, "bypass", _BYPASS)
             await self.forward(exchange, scope, receive, send)
             return
+        began = time.perf_counter()
         key = self._key(terms, exchange, scope, request)
         here = self._open.get() or self._open_here(terms)
         if control.lookup or control.only:
-            if await self._kept(terms, here, key, control, exchange, send):
+            if await self._kept(terms, here, key, control, exchange, send, began):
                 return
             if control.only:
                 raise _not_cached()
             if await self._joined(here, key, control, exchange, receive, send):
                 return
+        exchange.step("cache", began)
         await self._asked(terms, here, key, exchange, scope, receive, send)
 
     # -- who is known by what ------------------------------------------------------------------------------------------
@@ -199,7 +201,7 @@ class CacheMiddleware(LLMMiddleware):
     # -- the three ways to an answer -----------------------------------------------------------------------------------
 
     async def _kept(
-        self, terms: _Terms, here: _Here, key: bytes, control: Control, exchange: Exchange, send: Send
+        self, terms: _Terms, here: _Here, key: bytes, control: Control, exchange: Exchange, send: Send, began: float
     ) -> bool:
         """Answer with what is kept, if anything is that will do."""
         assert self._memory is not None
@@ -218,6 +220,7 @@ class CacheMiddleware(LLMMiddleware):
             return False
         free(exchange)
         self._note(exchange, "hit", _HIT)
+        exchange.step("cache", began)
         if exchange.record is not None:
             exchange.record.saved = kept.cost
         await answer(exchange, send, told, int(now - kept.made))

@@ -160,6 +160,7 @@ class PolicyMiddleware(LLMMiddleware):
         terms = self._found or self._terms()
         asking = self._open.get() or self._opened(terms)
         document = terms.questions.about(exchange, scope)
+        began = time.perf_counter()
         decision = asking.decisions.known(document)
         if decision is None:
             decision = await self._asked(asking.decisions, document, terms)
@@ -168,6 +169,7 @@ class PolicyMiddleware(LLMMiddleware):
             not decision.allow or decision.obligations is not None or decision.unmet is not None
         ):
             self._apply(decision, exchange, terms)
+        exchange.step("policy", began)
         await self.forward(exchange, scope, receive, send)
 
     async def _asked(self, decisions: Decisions, document: bytes, terms: _Terms) -> Decision | None:

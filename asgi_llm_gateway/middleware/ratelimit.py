@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -129,6 +130,7 @@ class RateLimitMiddleware(LLMMiddleware):
 
     async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """See LLMMiddleware."""
+        began = time.perf_counter()
         terms = self._terms or self._open()
         tenant, key = exchange.identity
         if (
@@ -144,6 +146,7 @@ class RateLimitMiddleware(LLMMiddleware):
                 wants = [want("requests", tenant.id, "", limit, 1)]
                 raise self._refuse((wants, Verdict(False, (Stand(limit, remaining, reset, retry),))))
             TALLY.admitted += 1
+            exchange.step("limit", began)
             await self.forward(exchange, scope, receive, send)
         elif self._off:
             await self.forward(exchange, scope, receive, send)
@@ -152,6 +155,7 @@ class RateLimitMiddleware(LLMMiddleware):
 
     async def _limited(self, terms: Terms, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """A call with several limits, with limits that are shared, or one that may wait."""
+        began = time.perf_counter()
         here = self._loops.get() or self._open_here(terms)
         plan = self._plan(terms, exchange.identity)
         reads = exchange.request is None and exchange.refusal is None and scope["method"] == "POST"
@@ -173,6 +177,7 @@ class RateLimitMiddleware(LLMMiddleware):
             verdict, taken = self._windows.admit(wants, parts=terms.parts)
             ticket = None if taken is None else Ticket(exchange.identity.tenant.id, taken)
         ending = self._admit(here, plan, (wants, verdict), ticket, exchange, send)
+        exchange.step("limit", began)
         try:
             await self.forward(exchange, scope, receive, ending or send)
         finally:
@@ -190,6 +195,7 @@ class RateLimitMiddleware(LLMMiddleware):
         send: Send,
     ) -> None:
         """A call that waits where it is over its limit, or others of its caller's wait already."""
+        began = time.perf_counter()
         tenant = exchange.identity.tenant.id
         said: Said | None = None
         ticket: Ticket | None = None
@@ -209,6 +215,7 @@ class RateLimitMiddleware(LLMMiddleware):
                 if waiter.gone:
                     raise ClientGone
             ending = self._admit(here, plan, said, ticket, exchange, send)
+            exchange.step("limit", began)
             await self.forward(exchange, scope, receive, ending or send)
         finally:
             if ending is not None:

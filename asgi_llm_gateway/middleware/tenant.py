@@ -69,6 +69,7 @@ class TenantMiddleware(LLMMiddleware):
 
     async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """See LLMMiddleware."""
+        began = time.perf_counter()
         headers = exchange.sent(scope)
         key = _key_of(headers)
         digest = digest_of(key)
@@ -96,6 +97,7 @@ class TenantMiddleware(LLMMiddleware):
         exchange.identity = identity
         if exchange.record is not None:
             exchange.record.tenant = identity.tenant.id
+        exchange.step("auth", began)
         if (
             exchange.refusal is not None and self._counted
         ):  # a refused call is a call: it counts, and is told its limits

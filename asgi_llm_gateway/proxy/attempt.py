@@ -11,8 +11,9 @@ from .._sse import data_of, split
 from .._stepping import steppable
 from ..adapters._media import passes
 from ..adapters.base import Adapter, Answer, FailedAnswer, StreamDecoder, cost_in, error_status
+from ..calls import Call
 from ..errors import GatewayError, Header, UpstreamError
-from ..exchange import Call, Exchange
+from ..exchange import Exchange
 from ..media_usage import reader_of
 from ..records import Usage
 from ..tokens import estimate

@@ -86,11 +86,15 @@ async def count_tokens(
             if failed is None:
                 break
             continue  # who counts goes before who does not
-        call = await exchange.begin_call(target, request)
+        call = await exchange.begin_call(target, request, sent.endpoint.url)
         try:
-            tokens = counted(adapter.name, await _ask(sent, target, adapter, client, patience, receive, hops))
+            tokens = counted(
+                adapter.name, await _ask(sent, target, adapter, client, patience, receive, hops + call.headers)
+            )
+            call.status = 200
             break
         except GatewayError as error:
+            call.error = error.error_code
             if error.http_status < 500 and error.http_status != 429:  # the request's own fault, everywhere
                 raise
             failed = failed or error

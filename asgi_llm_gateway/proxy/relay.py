@@ -10,8 +10,9 @@ from typing import NamedTuple
 from .._asgi import Send
 from .._hangup import Patience
 from ..adapters.base import UpstreamRequest
+from ..calls import Call
 from ..errors import GatewayError, Header, UpstreamError
-from ..exchange import Call, ClientGone, Exchange
+from ..exchange import ClientGone, Exchange
 from ..prices import PriceTable
 from ..records import Attempted, Usage
 from ..wire import LLMRequest
@@ -252,10 +253,12 @@ class Relay:
                 sent = adapter.request(request, place.target.model)
             except GatewayError as error:
                 raise of_unsupported(error) from None
-            call = await self._exchange.begin_call(place.target, request)
+            call = await self._exchange.begin_call(
+                place.target, request, sent.endpoint.url if type(sent) is UpstreamRequest else ""
+            )
             if self._gone:  # while the money was asked for: nothing is sent for nobody
                 raise ClientGone
-            extra = self._hops
+            extra = self._hops + call.headers
             dropped: tuple[str, ...] = ()
             if type(sent) is UpstreamRequest:
                 extra, dropped = extra + sent.headers, sent.dropped
@@ -271,6 +274,7 @@ class Relay:
 
     def lost(self, attempt: Attempt, failed: Failed) -> None:
         """An attempt came to nothing."""
+        attempt.call.error = failed.error.error_code
         self.close(attempt)
         health = attempt.place.health
         now = time.monotonic()
@@ -285,6 +289,7 @@ class Relay:
 
     def outrun(self, attempt: Attempt) -> None:
         """Another attempt was faster."""
+        attempt.call.error = "outrun"
         self.close(attempt)
         attempt.place.health.left(self)
         self._tried.append(self._note(attempt, "outrun"))
@@ -301,6 +306,7 @@ class Relay:
         if attempt.flight not in self._flights:
             return
         self._flights.remove(attempt.flight)
+        attempt.call.status = attempt.flight.status or None
         attempt.place.health.pending -= 1
         attempt.flight.close()
         attempt.account()

@@ -9,7 +9,8 @@ import pytest
 
 from asgi_llm_gateway.adapters.compatible import VENDORS
 from asgi_llm_gateway.adapters.openai import OpenAIAdapter
-from asgi_llm_gateway.exchange import KEY, Call
+from asgi_llm_gateway.calls import Call
+from asgi_llm_gateway.exchange import KEY
 from asgi_llm_gateway.proxy import failures
 from asgi_llm_gateway.proxy.app import ProxyApp
 from asgi_llm_gateway.proxy.health import BreakerRules
