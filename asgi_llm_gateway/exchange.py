@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ._asgi import ASGIApp, Headers, Message, Receive, Scope, Send, whole
-from ._stepping import send_at_once, server_of
+from ._stepping import send_at_once, server_of, write_whole
 from .calls import OVER, Call, Guard, Lasting, Tracer
 from .errors import BadRequest, GatewayError, Header, TooLarge
 from .records import DEFAULT_TENANT, Identity, Target, Tenant, TraceRecord, Usage
@@ -297,7 +297,7 @@ class Exchange:
             send = send.inner
         return send
 
-    async def answer(self, send: Send, status: int, body: bytes, headers: Iterable[Header]) -> None:
+    async def answer(self, send: Send, status: int, body: bytes, headers: Sequence[Header]) -> None:
         """Answer with a whole body: head and body leave together where the server is known."""
         direct = self.outermost(send) if self.exact else send
         server = server_of(direct)
@@ -306,9 +306,10 @@ class Exchange:
             self.status = status
             self.first_byte_at = time.perf_counter()
             self.complete = True
-            start, end = whole(status, body, headers)
-            start["headers"] += self.headers
-            await send_at_once(direct, server, start, end)
+            if not write_whole(server, status, body, [*headers, *self.headers]):
+                start, end = whole(status, body, headers)
+                start["headers"] += self.headers
+                await send_at_once(direct, server, start, end)
         else:
             for message in whole(status, body, headers):
                 await send(message)
