@@ -50,10 +50,12 @@ setup: $(VENV)/.dev
 test: $(VENV)/.dev
 	@command -v curl >/dev/null || $(MAKE) --no-print-directory apt-curl
 	@command -v promtool >/dev/null || $(MAKE) --no-print-directory apt-prometheus
-	$(BIN)/python -m pytest -m 'not real' -n 3 --dist worksteal
+	$(BIN)/python -m pytest -m 'not real' -n 4 --dist worksteal
 
 test-real: $(VENV)/.real
 	@command -v promtool >/dev/null || $(MAKE) --no-print-directory apt-prometheus
+	@command -v chromium >/dev/null || $(MAKE) --no-print-directory apt-chromium
+	@command -v turnserver >/dev/null || $(MAKE) --no-print-directory apt-coturn
 	$(BIN)/python -m pytest -m real
 
 prove: $(VENV)/.dev
@@ -72,7 +74,7 @@ bench: $(VENV)/.dev
 	@command -v nginx >/dev/null || $(MAKE) --no-print-directory apt-nginx-light
 	@command -v wrk >/dev/null || $(MAKE) --no-print-directory apt-wrk
 	$(BIN)/python -m benchmarks.run
-	@for part in layers ledger guards guards_validation policy structured observers translation cache; do \
+	@for part in layers ledger guards guards_validation policy structured observers translation cache realtime; do \
 	  echo; echo "benchmarks.$$part"; $(BIN)/python -m benchmarks.$$part || exit 1; done
 
 clean:

@@ -12,6 +12,7 @@ _PUBLIC = {
     "ApiKey": "records",
     "BudgetMiddleware": "middleware.budget",
     "CacheMiddleware": "middleware.cache",
+    "ContentCapture": "contents.capture",
     "Exchange": "exchange",
     "GatewayError": "errors",
     "LLMMiddleware": "middleware.base",
@@ -23,6 +24,7 @@ _PUBLIC = {
     "PriceTable": "prices",
     "ProxyApp": "proxy.app",
     "RateLimitMiddleware": "middleware.ratelimit",
+    "RealtimeMiddleware": "middleware.realtime",
     "SecurityHeadersMiddleware": "middleware.security",
     "Settings": "settings",
     "StructuredOutputMiddleware": "middleware.structured",
@@ -53,6 +55,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from .contents.capture import ContentCapture as ContentCapture
     from .errors import GatewayError as GatewayError
     from .exchange import Exchange as Exchange
     from .gateway import create_app as create_app
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from .middleware.metrics import MetricsMiddleware as MetricsMiddleware
     from .middleware.policy import PolicyMiddleware as PolicyMiddleware
     from .middleware.ratelimit import RateLimitMiddleware as RateLimitMiddleware
+    from .middleware.realtime import RealtimeMiddleware as RealtimeMiddleware
     from .middleware.security import SecurityHeadersMiddleware as SecurityHeadersMiddleware
     from .middleware.structured import StructuredOutputMiddleware as StructuredOutputMiddleware
     from .middleware.tenant import TenantMiddleware as TenantMiddleware

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 from .cli import keys, migrate, tenants, usage
 from .cli.terminal import Mistake, fail, run, say
+from .draining import LINGER
 from .errors import GatewayError, StoreError
 from .keys import new_key
 from .proxy.providers import router_of
@@ -79,7 +81,8 @@ def _serve(options: argparse.Namespace) -> int:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=30,
+        # After that uvicorn cancels what is left; the gateway has ended its own calls before.
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_seconds + LINGER + 1.0),
     )
     return 0
 
@@ -119,6 +122,7 @@ def _check(options: argparse.Namespace) -> int:
     say(
         f"admin API  {'open with GATEWAY_ADMIN_KEY' if settings.gateway_admin_key else 'closed (GATEWAY_ADMIN_KEY is unset)'}"
     )
+    say(f"dashboard  {'at /dashboard' if settings.enable_dashboard else 'off (ENABLE_DASHBOARD)'}")
     if settings.enable_rate_limit:
         window = settings.rate_limit_window_ms / 1000
         say(f"rate limit {settings.rate_limit_max_requests} requests in {window:g} s a tenant")

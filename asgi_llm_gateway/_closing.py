@@ -9,6 +9,9 @@ from weakref import WeakKeyDictionary
 
 log = logging.getLogger("asgi_llm_gateway")
 
+CLOSE_SECONDS = 10.0
+"""Seconds that each part has to close: one that hangs keeps neither the others nor the process."""
+
 _closers: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Callable[[], Awaitable[None]]]] = WeakKeyDictionary()
 
 
@@ -22,6 +25,7 @@ async def close_all() -> None:
     closers = _closers.pop(asyncio.get_running_loop(), [])
     while closers:
         try:
-            await closers.pop()()
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await closers.pop()()
         except Exception:  # one that can't be closed must not keep the others open
             log.exception("could not be closed")

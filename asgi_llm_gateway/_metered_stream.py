@@ -95,6 +95,10 @@ class MeteredCall:
         """What the provider gets beside the request's own headers."""
         return self._call.headers
 
+    def read_by(self, reader: object) -> None:
+        """Who reads the answer as it passes."""
+        self._call.told = reader
+
     def answered(self, status: int) -> None:
         """The provider has answered."""
         self._call.status = status
@@ -167,6 +171,7 @@ class MeteredStream:
         self._call = call
         self._stream = stream = kind.startswith(b"text/event-stream")
         self._reader = None if blind else reader_of(call.request, kind)
+        call.read_by(self._reader)
         self._splitter = EventSplitter() if drop_usage and stream and not blind else None
         self._pieces: Any = None
 

@@ -21,11 +21,12 @@ class StreamSample:
         size: Bytes that came.
     """
 
-    __slots__ = ("_before", "_now", "_now_size", "events", "size")
+    __slots__ = ("_before", "_first", "_now", "_now_size", "events", "size")
 
     def __init__(self) -> None:
         self.events = 0
         self.size = 0
+        self._first = b""
         self._before: list[bytes] = []
         self._now: list[bytes] = []
         self._now_size = 0
@@ -38,7 +39,13 @@ class StreamSample:
         self._now.append(piece)
         self._now_size += length
         if self._now_size > _KEPT:
+            self._first = self._first or self._now[0]
             self._before, self._now, self._now_size = self._now, [], 0
+
+    @property
+    def head(self) -> bytes:
+        """The stream's first piece."""
+        return self._first or (self._now[0] if self._now else b"")
 
     @property
     def tail(self) -> bytes:

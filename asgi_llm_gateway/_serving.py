@@ -6,6 +6,7 @@ import asyncio
 from contextvars import ContextVar
 
 from ._asgi import ASGIApp, Receive, Scope, Send
+from ._recovery import theirs
 from .calls import Guard
 from .exchange import Exchange
 
@@ -49,6 +50,9 @@ async def serve(app: ASGIApp, exchange: Exchange, scope: Scope, receive: Receive
     token = _serving.set(served)
     try:
         await app(scope, receive, send)
+    except Exception as error:
+        theirs(error)
+        raise
     finally:
         served.over = True
         _serving.reset(token)

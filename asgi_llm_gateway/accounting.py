@@ -318,7 +318,7 @@ class Account:
         except StoreError as error:
             log.error("a call could not be settled yet: %s", error)
             keeper.later(hold, record)
-        except asyncio.CancelledError:  # it may not have been carried out; a second time does no harm
+        except BaseException:  # cancelled, or a fault: it may not have been carried out; a second time does no harm
             keeper.later(hold, record)
             raise
         finally:

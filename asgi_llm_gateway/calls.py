@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from .errors import GatewayError, Header
 from .records import Target, Usage
@@ -25,9 +25,10 @@ class Call:
         error: Why it came to nothing: a failure's code. ``outrun`` where another one was faster.
         headers: What goes to the provider beside the request's own headers: its place in a trace.
         span: Who makes a span of it.
+        told: What of the answer is at hand for whoever asks what it says of itself: its JSON, or who read it as it passed.
     """
 
-    __slots__ = ("begun", "done", "ended", "error", "headers", "request", "span", "status", "target", "usage")
+    __slots__ = ("begun", "done", "ended", "error", "headers", "request", "span", "status", "target", "told", "usage")
 
     def __init__(self, target: Target, request: LLMRequest | None) -> None:
         self.target = target
@@ -40,6 +41,7 @@ class Call:
         self.error: str | None = None
         self.headers: tuple[Header, ...] = ()
         self.span: Spanned | None = None
+        self.told: object = None
 
     def end(self, usage: Usage | None) -> None:
         """The call is over. ``None``: it is not known what it used (which is never taken for zero)."""
@@ -47,18 +49,26 @@ class Call:
             self.ended = True
             self.usage = usage
             self.done = time.perf_counter()
+            if self.span is not None:
+                self.span.over()
 
 
 class Spanned(Protocol):
     """The span of one upstream call."""
 
-    def end(self, call: Call) -> None:
-        """The exchange is over, and all is known of the call. Safe to repeat."""
+    def over(self) -> None:
+        """The call has ended. What else is known of it by then may be noted a moment later."""
         ...
 
 
 class Tracer(Protocol):
-    """Makes spans of an exchange's upstream calls."""
+    """Makes spans of an exchange's upstream calls.
+
+    Attributes:
+        context: OpenTelemetry's context of the exchange's own span, for what is measured of it.
+    """
+
+    context: Any
 
     def begin(self, call: Call, url: str) -> None:
         """A call is about to go out: give it a ``span``, and the ``headers`` that tell the provider of it."""

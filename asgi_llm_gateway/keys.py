@@ -14,6 +14,7 @@ from dataclasses import replace
 from .records import ApiKey
 
 PREFIX = "gw-"
+CLIENT_SECRET = "ek_"  # noqa: S105 - what such a secret begins with
 MAX_KEY_LENGTH = 256
 """Characters that a key may have; a longer one is no key."""
 
@@ -56,6 +57,17 @@ def new_admin_key(*, name: str = "", expires: float | None = None) -> tuple[ApiK
     """A key that opens the admin API and nothing else, and its secret. ``expires`` is Unix seconds."""
     key, secret = new_key("", name=name, expires=expires)
     return replace(key, kind="admin"), secret
+
+
+def new_client_secret(parent: ApiKey, tenant: str, *, now: float, seconds: float) -> tuple[ApiKey, str]:
+    """A key that opens realtime sessions of a tenant which speak for ``parent``, and its secret; it never outlives that key.
+
+    ``now`` is Unix seconds. The prefix is that of OpenAI's own (``ek_``).
+    """
+    secret = CLIENT_SECRET + secrets.token_urlsafe(32)
+    expires = now + seconds if parent.expires is None else min(parent.expires, now + seconds)
+    key, _ = new_key(tenant, name=f"client secret of {parent.id}", expires=expires, secret=secret)
+    return replace(key, kind="ephemeral", created=now, parent=parent.digest), secret
 
 
 def successor(key: ApiKey) -> tuple[ApiKey, str]:

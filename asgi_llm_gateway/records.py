@@ -63,7 +63,7 @@ class Tenant:
     concurrency: int | None = None
 
 
-KeyKind = Literal["tenant", "admin"]
+KeyKind = Literal["tenant", "admin", "ephemeral"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ class ApiKey:
     ``account``, which a key that takes another's place at a rotation goes on with (empty: the key's own id). An ``admin``
     key opens the admin API and nothing else; its tenant is empty. ``rate_requests``, ``rate_tokens`` (in a rate limit's
     window) and ``concurrency`` (calls at once) limit this key within its tenant's limits; ``None`` is no limit of its own.
+    An ``ephemeral`` key is a client secret: until it expires it opens realtime sessions for its tenant, which speak for the
+    key whose digest is ``parent``; it does nothing else.
     """
 
     id: str
@@ -91,6 +93,7 @@ class ApiKey:
     rate_requests: int | None = None
     rate_tokens: int | None = None
     concurrency: int | None = None
+    parent: str = ""
 
 
 class Identity(NamedTuple):
@@ -345,8 +348,10 @@ class TraceRecord:
     """One call as it went: who, what, how long. It holds no prompt, no answer and no secret.
 
     ``cache`` is ``hit``, ``joined`` (another's answer, live), ``miss`` or ``bypass``; ``None`` where no cache stands. ``saved``
-    is what an answer from the cache had cost, in nano-USD. ``steps`` is what the call waited for, each with the
-    ``time.perf_counter()`` of its begin and end.
+    is what an answer from the cache had cost, in nano-USD. ``began`` is the ``time.perf_counter()`` at which the call came in.
+    ``steps`` is what the call waited for, each with the ``time.perf_counter()`` of its begin and end; ``calls`` are its
+    upstream calls: provider, model, begin and end by the same clock (0.0 where there was none), HTTP status, failure's
+    code.
     """
 
     trace_id: str
@@ -369,3 +374,6 @@ class TraceRecord:
     cache: str | None = None
     saved: int | None = None
     steps: list[tuple[str, float, float]] = field(default_factory=list)
+    key: str | None = None
+    began: float = 0.0
+    calls: tuple[tuple[str, str, float, float, int | None, str | None], ...] = ()

@@ -215,10 +215,49 @@ class Settings(BaseSettings):
     metrics_max_tenants: int = Field(default=200, ge=0, le=10_000)
     metrics_max_models: int = Field(default=200, ge=0, le=10_000)
     metrics_otel: Literal["off", "stable", "new", "both"] = "off"
+    trace_content_tenants: str = ""
+    trace_content_max_bytes: int = Field(default=16 * 1024, ge=256, le=1024 * 1024)
     log_format: Literal["auto", "json", "text"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_calls: bool = True
     log_queue_lines: int = Field(default=10_000, ge=100, le=1_000_000)
+
+    enable_realtime: bool = False
+    enable_webrtc: bool = False
+    realtime_handshake_seconds: float = Field(default=10.0, gt=0, le=120)
+    realtime_max_handshakes: int = Field(default=64, ge=1, le=10_000)
+    realtime_origins: str = ""
+    realtime_max_sessions: int = Field(default=100, ge=1, le=1_000_000)
+    realtime_max_messages: int = Field(default=16, ge=1, le=10_000)
+    realtime_max_frame_bytes: int = Field(default=4 * 1024 * 1024, ge=4096, le=64 * 1024 * 1024)
+    realtime_idle_seconds: float = Field(default=300.0, gt=0, le=86_400)
+    realtime_total_seconds: float = Field(default=3600.0, gt=0, le=7 * 86_400)
+    realtime_ping_seconds: float = Field(default=15.0, ge=0, le=3600)
+    realtime_secret_seconds: int = Field(default=600, ge=10, le=7200)
+    realtime_secret_max_seconds: int = Field(default=7200, ge=10, le=86_400)
+    realtime_max_secrets: int = Field(default=120, ge=1, le=1_000_000)
+    stun_urls: str = ""
+    turn_urls: str = ""
+    turn_secret: SecretStr | None = Field(default=None, min_length=16)
+    turn_ttl_seconds: int = Field(default=3600, ge=60, le=7 * 86_400)
+    trace_parent: Literal["continue", "link", "ignore"] = "continue"
+    trace_upstream: bool = True
+    trace_baggage: bool = False
+
+    trace_store: Literal["sql", "memory"] = "sql"
+    trace_queue: int = Field(default=10_000, ge=100, le=1_000_000)
+    trace_flush_seconds: float = Field(default=1.0, ge=0.05, le=60)
+    trace_retention_hours: float = Field(default=72.0, gt=0, le=24 * 366)
+    trace_max_rows: int = Field(default=1_000_000, ge=100, le=1_000_000_000)
+
+    ready_checks: str = "store,ledger"
+    ready_upstreams: str = ""
+    ready_grace_seconds: float = Field(default=10.0, ge=0, le=3600)
+    ready_interval_seconds: float = Field(default=2.0, ge=0.1, le=3600)
+    ready_timeout_seconds: float = Field(default=2.0, gt=0, le=60)
+    shutdown_delay_seconds: float = Field(default=0.0, ge=0, le=3600)
+    shutdown_grace_seconds: float = Field(default=30.0, ge=0, le=86_400)
+    shutdown_signals: bool = True
 
     database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
@@ -226,6 +265,7 @@ class Settings(BaseSettings):
     gateway_config: Path | None = None
     gateway_admin_key: SecretStr | None = Field(default=None, min_length=32)
     gateway_demo: bool = False
+    enable_dashboard: bool = True
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -241,6 +281,12 @@ class Settings(BaseSettings):
     def file(self) -> FileConfig:
         """Read the TOML file that ``GATEWAY_CONFIG`` names; empty where it names none. Raises SettingsError."""
         return read_file(self.gateway_config, os.environ) if self.gateway_config else FileConfig()
+
+
+def otel_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables ``OTEL_*`` that are set: OpenTelemetry's own, which its SDK reads for itself. Some hold secrets."""
+    found = os.environ if environ is None else environ
+    return {name: value for name, value in found.items() if name.startswith("OTEL_") and value.strip()}
 
 
 def secret(value: SecretStr | None) -> str | None:

@@ -144,9 +144,10 @@ class UsageReader:
         ending: A stream's last news have come: nothing will be added to what was used.
         complete: Whether the answer came to its own end.
         sample: The stream's last pieces, for an estimate.
+        body: A JSON answer, once all of it was read; empty where it was too long.
     """
 
-    __slots__ = ("_body", "_length", "_size", "_splitter", "complete", "ending", "final", "sample", "usage")
+    __slots__ = ("_body", "_length", "_size", "_splitter", "body", "complete", "ending", "final", "sample", "usage")
 
     def __init__(self, *, stream: bool, limit: int = 8 * 1024 * 1024) -> None:
         self.usage: Usage | None = None
@@ -154,6 +155,7 @@ class UsageReader:
         self.final = False
         self.ending = False
         self.sample = StreamSample()
+        self.body = b""
         self._splitter = EventSplitter(limit) if stream else None
         self._body: list[bytes] = []
         self._size = limit
@@ -211,9 +213,10 @@ class UsageReader:
     def end(self) -> Usage | None:
         """No more bytes will come: the usage, if the answer told it."""
         if self._splitter is None:
-            self.usage = (
-                usage_of_answer(b"".join(self._body)) if self._size >= 0 else usage_at_end(b"".join(self._body))
-            )
+            body = b"".join(self._body)
+            self.usage = usage_of_answer(body) if self._size >= 0 else usage_at_end(body)
+            if self._body and self._size >= 0:
+                self.body = body
             self._body.clear()
             self.complete = True
         elif self._splitter.rest:  # a last event without its blank line counts all the same

@@ -77,6 +77,10 @@ class Watched:
 
     def _start(self, message: Message) -> Awaitable[None]:
         exchange = self._exchange
+        if self._held is not None:  # whoever began that answer failed, and this one is told instead
+            self._held = None
+            self._parts.clear()
+            self._size = 0
         exchange.answering = message["status"]
         if message["status"] < 400:
             content = (header(message, b"content-type") or b"").lower()

@@ -31,6 +31,8 @@ MISSING = {
     "import asgi_llm_gateway.admin.app": "asgi-llm-gateway[server]",
     "import asgi_llm_gateway.stores.sql": "asgi-llm-gateway[sql]",
     "import asgi_llm_gateway.stores.redis": "asgi-llm-gateway[redis]",
+    "import asgi_llm_gateway.realtime_client": "asgi-llm-gateway[webrtc]",
+    "from asgi_llm_gateway import RealtimeMiddleware; RealtimeMiddleware(print, webrtc=True)": "asgi-llm-gateway[webrtc]",
 }
 
 # One call through the four middlewares, in a process that has nothing of the tests.

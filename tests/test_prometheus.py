@@ -23,7 +23,7 @@ from asgi_llm_gateway.meters import families
 from asgi_llm_gateway.meters.exposition import render
 from asgi_llm_gateway.meters.families import Family
 from asgi_llm_gateway.meters.meters import Meters, Reading
-from asgi_llm_gateway.meters.shared import log_lines, rate_events
+from asgi_llm_gateway.meters.shared import log_lines, rate_events, traces
 from asgi_llm_gateway.records import CallRecord, Usage
 
 from .metrics_parts import Samples, samples, value
@@ -72,7 +72,7 @@ def every_metric() -> Meters:
         counts.add(tuple("x" for _ in counts.family.labels), 1)
     for histograms in meters.observed:
         histograms.observe(tuple("x" for _ in histograms.family.labels), 0.5, "0" * 31 + "1")
-    meters.sources += (rate_events, log_lines)
+    meters.sources += (rate_events, log_lines, traces)
     return meters
 
 

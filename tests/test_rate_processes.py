@@ -17,6 +17,8 @@ import pytest
 from .servers import Server, environment, fetch, uvicorn
 from .stores.redis_servers import RedisServer, redis_server
 
+pytestmark = pytest.mark.real
+
 PROCESSES = 3
 LIMIT = 24
 WINDOW = 1.0

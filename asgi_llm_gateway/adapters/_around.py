@@ -40,6 +40,11 @@ class StreamAround:
         """See StreamDecoder."""
         return self._inner.events
 
+    @property
+    def sample(self) -> object:
+        """The stream's last pieces, as the provider sent them."""
+        return getattr(self._inner, "sample", None)
+
     def tokens(self, model: str | None = None) -> int:
         """See StreamDecoder."""
         return self._inner.tokens(model)

@@ -42,11 +42,23 @@ class Access:
         included, and says so.
         """
         kind, _, key = shown[0].partition(b" ") if len(shown) == 1 else (b"", b"", b"")
-        key = key.strip() if kind.lower() == b"bearer" else b""
+        return await self.holder(key.strip() if kind.lower() == b"bearer" else b"", now)
+
+    async def holder(self, key: bytes, now: float) -> Caller:
+        """Whose key this is. Raises as ``caller`` does."""
+        return await self.known(self.digest(key), now, at_store=digest_of(key) is not None)
+
+    @staticmethod
+    def digest(key: bytes) -> bytes:
+        """What a key is known by."""
+        return hashlib.sha256(key).digest()
+
+    async def known(self, sha256: bytes, now: float, *, at_store: bool = True) -> Caller:
+        """Whose key has this digest; ``at_store``: the store may have it. Raises as ``caller`` does."""
         # Digests are compared, in constant time: how long it takes tells nothing of the key.
-        if self._digest is not None and hmac.compare_digest(hashlib.sha256(key).digest(), self._digest):
+        if self._digest is not None and hmac.compare_digest(sha256, self._digest):
             return Caller(None, "admin")
-        digest = digest_of(key)
+        digest = sha256.hex() if at_store else None
         if digest is not None:
             store = await self._tenants()
             stored = await store.admin_key(digest)
@@ -69,7 +81,7 @@ class Access:
 def refuse_tenant() -> Forbidden:
     """The one refusal for all that a tenant's key may not do, whether what it asks for exists or not."""
     return Forbidden(
-        "A tenant's key may read its own tenant, statistics, records and adjustments, and nothing else here."
+        "A tenant's key may read its own tenant, statistics, records, adjustments and traces, and nothing else here."
     )
 
 

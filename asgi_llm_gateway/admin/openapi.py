@@ -27,7 +27,16 @@ _HEALTH = {
     "security": [],
     "responses": {"200": {"description": "Done.", "content": {"application/json": {"schema": {"type": "object"}}}}},
 }
-_PARAMETERS = {"id": "A tenant's id.", "key_id": "A key's id."}
+_READY = {
+    "operationId": "ready",
+    "summary": "Whether calls should come here: the stores answer, and the process does not end. Parts for admins only.",
+    "security": [{}, {"key": []}],
+    "responses": {
+        status: {"description": said, "content": {"application/json": {"schema": {"type": "object"}}}}
+        for status, said in {"200": "Ready.", "503": "Not ready, or draining."}.items()
+    },
+}
+_PARAMETERS = {"id": "A tenant's id.", "key_id": "A key's id.", "trace_id": "A trace's id, or a request's."}
 
 
 class Operation(NamedTuple):
@@ -58,7 +67,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     _, definitions = models_json_schema(pairs, ref_template=_REF)
     schemas = definitions["$defs"]
     queries = {one.query.__name__ for one in operations if one.query is not None}
-    paths: dict[str, dict[str, Any]] = {"/health": {"get": _HEALTH}}
+    paths: dict[str, dict[str, Any]] = {"/health": {"get": _HEALTH}, "/ready": {"get": _READY}}
     for one in operations:
         paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, schemas)
     return {

@@ -7,7 +7,7 @@ from functools import lru_cache
 import orjson
 from starlette.responses import Response
 
-from . import calls, keys, tenants
+from . import calls, keys, tenants, traces
 from .answers import (
     AdjustmentsAnswer,
     BookedAnswer,
@@ -31,6 +31,7 @@ from .models import (
     TenantsQuery,
 )
 from .openapi import Operation, document
+from .trace_models import TraceCallsAnswer, TracesAnswer, TracesQuery
 from .visit import Visit
 
 
@@ -51,6 +52,8 @@ OPERATIONS = (
     Operation("GET", "/api/openapi.json", openapi),
     Operation("GET", "/api/stats", calls.stats, answer=StatsAnswer, query=StatsQuery, tenant=True,
               also=((404, "There is no such tenant, and there are no records of one."),)),
+    Operation("GET", "/api/traces", traces.list_traces, answer=TracesAnswer, query=TracesQuery, tenant=True),
+    Operation("GET", "/api/traces/{trace_id}", traces.show_trace, answer=TraceCallsAnswer, tenant=True),
     Operation("GET", "/api/tenants", tenants.list_tenants, answer=TenantsAnswer, query=TenantsQuery),
     Operation("POST", "/api/tenants", tenants.create_tenant, 201, TenantAnswer, NewTenant, also=_TAKEN),
     Operation("GET", _TENANT, tenants.show_tenant, answer=TenantAnswer, tenant=True),

@@ -10,11 +10,12 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import NotFound, TooLarge
+from ..errors import GatewayError, NotFound, TooLarge
 from ..keys import check_tenant_id
 from ..periods import window_of
 from ..records import Tenant
 from ..stores.base import CallLog, Ledger, TenantStore
+from ..traces.base import TraceStore
 from .access import Caller
 from .answers import TenantAnswer, as_json, tenant_answer
 from .models import MAX_BODY, read, read_query
@@ -32,17 +33,11 @@ class Visit:
     tenants: Callable[[], Awaitable[TenantStore]]
     ledger: Callable[[], Awaitable[Ledger]]
     log: Callable[[], Awaitable[CallLog]]
+    traces: Callable[[], Awaitable[TraceStore]]
 
     async def body(self, kind: type[T]) -> T:
         """The body as its model. Raises BadRequest, TooLarge."""
-        parts = []
-        size = 0
-        async for part in self.request.stream():
-            size += len(part)
-            if size > MAX_BODY:
-                raise TooLarge(f"The body is over the limit of {MAX_BODY} bytes.")
-            parts.append(part)
-        return read(kind, b"".join(parts))
+        return await read_body(self.request, kind)
 
     def query(self, kind: type[T]) -> T:
         """The query as its model. Raises BadRequest."""
@@ -77,6 +72,18 @@ class Visit:
         return tenant_answer(tenant, balance, self.now)
 
 
+async def read_body(request: Request, kind: type[T]) -> T:
+    """A request's body as its model. Raises BadRequest, TooLarge."""
+    parts = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY:
+            raise TooLarge(f"The body is over the limit of {MAX_BODY} bytes.")
+        parts.append(part)
+    return read(kind, b"".join(parts))
+
+
 def _no_tenant(tenant_id: str) -> NotFound:
     shown = tenant_id[:64].encode("ascii", "backslashreplace").decode()
     return NotFound(f"There is no tenant '{shown}'.", code="tenant_not_found")
@@ -85,3 +92,11 @@ def _no_tenant(tenant_id: str) -> NotFound:
 def reply(answer: BaseModel, status: int = 200) -> Response:
     """An answer in JSON."""
     return Response(as_json(answer), status, media_type="application/json")
+
+
+def error_reply(error: GatewayError) -> Response:
+    """A refusal or a failure in the envelope."""
+    response = Response(error.body(), error.http_status, media_type="application/json")
+    for name, value in error.headers:
+        response.headers[name.decode()] = value.decode()
+    return response

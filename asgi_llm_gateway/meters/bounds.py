@@ -21,9 +21,21 @@ _BELOW = (
     ("/v1/responses/", "/v1/responses/{id}"),
     ("/v1/realtime/", "/v1/realtime/*"),
     ("/api/", "/api/*"),
+    ("/dashboard/", "/dashboard/*"),
 )
 _ROUTES = frozenset(
-    {*METERED, "/v1/models", "/v1/messages/count_tokens", "/health", "/ready", "/metrics", "/v1/realtime", "/api", "/"}
+    {
+        *METERED,
+        "/v1/models",
+        "/v1/messages/count_tokens",
+        "/health",
+        "/ready",
+        "/metrics",
+        "/v1/realtime",
+        "/api",
+        "/dashboard",
+        "/",
+    }
 )
 _STATUSES = {code: str(code) for code in (
     200, 201, 202, 204, 206, 301, 302, 303, 304, 307, 308, 400, 401, 402, 403, 404, 405, 406, 408, 409, 410, 411, 412, 413,

@@ -84,6 +84,9 @@ RATE_EVENTS = Family("llm_rate_limit_events_total", "What the rate limits did: a
 RATE_REDIS_DOWN = Family("llm_rate_limit_redis_down", "Whether a worker counts rate limits alone, since Redis does not answer: "
                          "the worst of all.", (), "gauge")  # fmt: skip
 LOG_DROPPED = Family("llm_log_lines_dropped_total", "Log lines dropped because whoever reads the log is too slow.")
+TRACES_LOST = Family(
+    "llm_traces_lost_total", "Traces lost because the store was away or slow for longer than they wait."
+)
 
 BUDGET = Family(
     "llm_budget_usd", "A tenant's budget for its period in USD, adjustments included.", ("tenant",), "gauge"

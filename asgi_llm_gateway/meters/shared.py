@@ -10,8 +10,9 @@ from .. import booked
 from ..logs import lost_lines
 from ..rates.tally import TALLY
 from ..settings import current
+from ..traces.writer import lost_traces
 from .exposition import register
-from .families import LOG_DROPPED, RATE_EVENTS, RATE_REDIS_DOWN
+from .families import LOG_DROPPED, RATE_EVENTS, RATE_REDIS_DOWN, TRACES_LOST
 from .meters import Meters, Reading
 
 log = logging.getLogger("asgi_llm_gateway")
@@ -26,7 +27,7 @@ def shared_meters() -> Meters:
         max_models=settings.metrics_max_models,
         folder=settings.prometheus_multiproc_dir,
     )
-    meters.sources += (rate_events, log_lines)
+    meters.sources += (rate_events, log_lines, traces)
     booked.listen(meters.booked)
     try:
         register(meters)
@@ -49,4 +50,9 @@ def log_lines() -> Iterator[Reading]:
     yield Reading(LOG_DROPPED, (), lost_lines())
 
 
-__all__ = ["log_lines", "rate_events", "shared_meters"]
+def traces() -> Iterator[Reading]:
+    """Calls of which this process could keep no trace."""
+    yield Reading(TRACES_LOST, (), lost_traces())
+
+
+__all__ = ["log_lines", "rate_events", "shared_meters", "traces"]

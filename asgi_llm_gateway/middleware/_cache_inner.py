@@ -24,6 +24,7 @@ class Inner(Exchange):
         self.amended = outer.amended
         self.identity = outer.identity
         self.record = outer.record
+        self.tracer = outer.tracer
         self.calls = outer.calls
         self.seen = list(outer.seen)
         self.rank = outer.rank

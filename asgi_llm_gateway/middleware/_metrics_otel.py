@@ -6,12 +6,12 @@ names that dashboards know), and the conventions' own repository of 2026 (``new`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from .. import __version__
 from ..errors import SettingsError
 from ..exchange import Exchange
+from ..spans.names import OPERATIONS, PROVIDERS
 
 Names = Literal["off", "stable", "new", "both"]
 
@@ -20,24 +20,8 @@ _TOKENS = [4**at for at in range(14)]
 _FIRST = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]
 _EACH = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5]
 
-_OPERATIONS: Mapping[str | None, str] = {
-    "chat": "chat",
-    "messages": "chat",
-    "responses": "chat",
-    "completions": "text_completion",
-    "embeddings": "embeddings",
-}
-_PROVIDERS: Mapping[str, str] = {
-    "llamacpp": "llama_cpp",
-    "azure": "azure.ai.openai",
-    "mistral": "mistral_ai",
-    "xai": "x_ai",
-    "moonshot": "moonshot_ai",
-    "gemini": "gcp.gemini",
-    "bedrock": "aws.bedrock",
-}
-"""Providers that the conventions call by another name."""
-
+# Moderation, images and sound have no metrics in the conventions.
+_MEASURED = frozenset({"chat", "messages", "responses", "completions", "embeddings"})
 _FEW = 200  # models that are told apart
 
 
@@ -81,28 +65,29 @@ class Telemetry:
 
     def ended(self, exchange: Exchange, status: int, started: float, ended: float) -> None:
         """A call is over; times by ``perf_counter``. Calls that never reached a model are not recorded."""
-        operation = _OPERATIONS.get(exchange.route.dialect)
-        if operation is None or (exchange.usage is None and not exchange.calls):
+        dialect = exchange.route.dialect
+        if dialect not in _MEASURED or (exchange.usage is None and not exchange.calls):
             return
-        about = self._about(exchange, operation, status)
+        context = exchange.tracer.context if exchange.tracer is not None else None  # exemplars name the call's span
+        about = self._about(exchange, OPERATIONS[dialect], status)
         record, usage, request = exchange.record, exchange.usage, exchange.request
         failed: dict[str, Any] = about
         if status >= 400 or (record is not None and record.error is not None):
             failed = {**about, "error.type": str(status) if status >= 400 else "stream"}
         for duration in self._durations:
-            duration.record(ended - started, failed)
+            duration.record(ended - started, failed, context=context)
         if usage is not None and status < 400 and (record is None or record.cache not in ("hit", "joined")):
-            self._tokens(usage, about)
+            self._tokens(usage, about, context)
         first = exchange.first_byte_at
         if first is not None and failed is about and request is not None and request.stream:
-            self._first.record(first - started, about)
+            self._first.record(first - started, about, context=context)
             if usage is not None and usage.completion > 1 and exchange.complete:
-                self._each.record((ended - first) / (usage.completion - 1), about)
+                self._each.record((ended - first) / (usage.completion - 1), about, context=context)
 
-    def _tokens(self, usage: Any, about: dict[str, Any]) -> None:
+    def _tokens(self, usage: Any, about: dict[str, Any], context: Any) -> None:
         if self._usage is not None:
-            self._usage.record(usage.prompt, {**about, "gen_ai.token.type": "input"})
-            self._usage.record(usage.completion, {**about, "gen_ai.token.type": "output"})
+            self._usage.record(usage.prompt, {**about, "gen_ai.token.type": "input"}, context=context)
+            self._usage.record(usage.completion, {**about, "gen_ai.token.type": "output"}, context=context)
         if self._sums:
             counts = {
                 "input_tokens": usage.prompt,
@@ -114,14 +99,14 @@ class Telemetry:
             kind = {**about, "gen_ai.token.modality": "text" if usage.units is None else "unknown"}
             for name, amount in counts.items():
                 if amount:
-                    self._sums[name].add(amount, kind)
+                    self._sums[name].add(amount, kind, context=context)
             for name, size in self._sizes.items():
-                size.record(counts[name], about)
+                size.record(counts[name], about, context=context)
 
     def _about(self, exchange: Exchange, operation: str, status: int) -> dict[str, Any]:
         request, calls = exchange.request, exchange.calls
         provider = calls[-1].target.provider if calls else "_OTHER"
-        about = {"gen_ai.operation.name": operation, "gen_ai.provider.name": _PROVIDERS.get(provider, provider)}
+        about = {"gen_ai.operation.name": operation, "gen_ai.provider.name": PROVIDERS.get(provider, provider)}
         if request is not None:
             model = request.model
             if model not in self._models:

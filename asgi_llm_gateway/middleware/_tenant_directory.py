@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ..errors import Forbidden, StoreError, Unavailable
 from ..records import ApiKey, Identity, Tenant
-from ..stores.base import TenantStore
+from ..stores.base import ClientSecrets, TenantStore
 
 log = logging.getLogger("asgi_llm_gateway")
 
@@ -66,6 +66,17 @@ class Directory:
             self._known.clear()
         self._known[digest] = (identity, min(now + self._remember, end))
         return identity
+
+    async def client_secret(self, digest: str) -> ApiKey | None:
+        """The client secret with that digest, if it has not expired; never remembered. Raises Unavailable."""
+        try:
+            store = await self._opened()
+            key = await store.client_secret(digest) if isinstance(store, ClientSecrets) else None
+        except StoreError as error:
+            raise unavailable(error) from error
+        if key is None or key.revoked is not None or (key.expires or 0.0) <= self._clock():
+            return None
+        return key
 
     def _answered(self, asked: tuple[int, str], task: asyncio.Task[Identity | None]) -> None:
         self._asked.pop(asked, None)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Mapping
 from enum import IntEnum
 from typing import Any, ClassVar, Literal
 
 from .._asgi import ASGIApp, Receive, Scope, Send, send_error
+from .._recovery import recover
 from .._serving import serve
+from ..draining import Drain, ShuttingDown, drain
 from ..errors import GatewayError, MisorderedStack, NotFound, SettingsError, Unavailable
 from ..exchange import KEY, MAX_BODY, ClientGone, Exchange
+from ..ids import request_id, trace_id
+from ..passport import SOCKET_PATH, entered
 from ..wire import PASS, Route, Table
 
 log = logging.getLogger("asgi_llm_gateway")
@@ -32,8 +37,14 @@ class Rank(IntEnum):
     STRUCTURED = 10
 
 
-ORDER = "SecurityHeaders, Logging, Metrics, Tracing, Tenant, RateLimit, Policy, Cache, Budget, StructuredOutput"
+ORDER = (
+    "SecurityHeaders, Logging, Metrics, Tracing, Tenant, Realtime, RateLimit, Policy, Cache, Budget, StructuredOutput"
+)
 """The right order, outermost first, as error messages name it."""
+
+
+SOCKET = Route("authenticated", None, SOCKET_PATH)
+"""Where realtime sessions are opened over a websocket, unless ``paths=`` says otherwise."""
 
 
 class LLMMiddleware:
@@ -71,6 +82,7 @@ class LLMMiddleware:
         self._own_table = bool(paths) or govern != "v1"
         self._plain_rank = -1 if self._own_table else int(self.rank)
         self._seals = not getattr(type(app), "joins_exchange", False)
+        self._refuses = self._seals or self.rank >= Rank.TENANT  # an observer sees what is refused further in
 
     async def handle(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """The concern: look, refuse by raising a GatewayError, or await ``self.forward(...)``."""
@@ -78,7 +90,7 @@ class LLMMiddleware:
 
     def forward(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass the call on; one that is refused already goes no further."""
-        if exchange.refusal is not None:
+        if exchange.refusal is not None and self._refuses:
             raise exchange.refusal
         if self._seals:  # an app that is not ours: what it calls in there finds the exchange
             return serve(self.app, exchange, exchange.sealed(scope) if exchange.amended else scope, receive, send)
@@ -90,12 +102,17 @@ class LLMMiddleware:
             await self._other(scope, receive, send)
             return
         exchange: Exchange | None = scope.get(KEY)
+        here: Drain | None = None
         if exchange is None:
             route = self._table.match(scope)
             if route.kind == "open" or scope["method"] == "OPTIONS":
                 await self._pass(scope, receive, send)
                 return
             exchange = Exchange(self, route, scope, max_body=self._max_body)
+            here = drain()
+            here.calls[exchange] = receive
+            if here.refusing:
+                exchange.refusal = ShuttingDown(close=scope.get("http_version", "1.1").startswith("1"))
             scope = {**scope, KEY: exchange}
             send = exchange.wrap(send)
         try:
@@ -112,18 +129,23 @@ class LLMMiddleware:
         except GatewayError as error:
             if exchange.response_started:
                 raise
-            note(exchange, error)
+            note(exchange, error, _STEPS.get(self.rank, ""))
+            named(exchange, scope)
             await send_error(send, error, exchange.route.envelope)
         except SettingsError as error:
             log.error("a setting is wrong: %s", error)
             if exchange.response_started:
                 raise
             refusal = Unavailable(f"The gateway's settings are wrong: {error}.", code="misconfigured")
+            named(exchange, scope)
             await send_error(send, refusal, exchange.route.envelope)
         except ClientGone:
             exchange.gone = True
+        except Exception as error:
+            await recover(exchange, error, send, entry=here is not None)
         finally:
-            if exchange.entry is self:
+            if here is not None:
+                here.calls.pop(exchange, None)
                 exchange.close()
 
     def _pass(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -133,7 +155,7 @@ class LLMMiddleware:
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Websockets, lifespan, and what is yet to be invented."""
         if scope["type"] == "websocket":
-            await self.websocket(scope, receive, send)
+            await self.websocket(entered(scope, self), receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -179,7 +201,31 @@ def misordered(*, outer: Any, inner: Any) -> MisorderedStack:
     )
 
 
-def note(exchange: Exchange, error: GatewayError) -> None:
-    """Put a refusal into the call's record."""
-    if exchange.record is not None and exchange.record.error is None:
-        exchange.record.error = error.error_code
+def named(exchange: Exchange, scope: Scope) -> None:
+    """Give a refusal a request id and a trace id where it comes from outside the TracingMiddleware, or there is none."""
+    if not any(name == b"x-request-id" for name, _ in exchange.headers):
+        get = exchange.sent(scope).get
+        own, trace = request_id(get(b"x-request-id")), trace_id(None)
+        exchange.headers += ((b"x-request-id", own.encode()), (b"x-trace-id", trace.encode()))
+
+
+# What a call waits for at a layer, as its trace names it.
+_STEPS = {
+    Rank.TENANT: "auth",
+    Rank.RATE_LIMIT: "limit",
+    Rank.POLICY: "policy",
+    Rank.CACHE: "cache",
+    Rank.BUDGET: "hold",
+}
+
+
+def note(exchange: Exchange, error: GatewayError, step: str = "") -> None:
+    """Put a refusal into the call's record, and the step at which it was refused."""
+    record = exchange.record
+    if record is None:
+        return
+    if record.error is None:
+        record.error = error.error_code
+    if step and record.began and all(name != step for name, _, _ in record.steps):
+        since = record.steps[-1][2] if record.steps else record.began
+        record.steps.append((step, since, time.perf_counter()))

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Iterable, Mapping
 from typing import Literal
 
 from .._asgi import ASGIApp, Message, Receive, Scope, Send, send_error
+from .._recovery import failure_of
 from ..errors import GatewayError, Header, SettingsError, Unavailable
 from ..exchange import KEY, MAX_BODY, Exchange, _Noted
+from ..passport import entered
 from ._security_incoming import Bounded, Head, Limits, check_head, host_of
 from .base import LLMMiddleware, Rank
 
@@ -133,7 +135,7 @@ class SecurityHeadersMiddleware(LLMMiddleware):
             if head is None:
                 await _close(receive, send)
             else:
-                await self.app(scope, receive, send)
+                await self.app(entered(scope, self), receive, send)
             return
         exchange: Exchange | None = scope.get(KEY)
         headers = self._headers if scope.get("scheme") == "https" else self._plain
@@ -175,11 +177,10 @@ class SecurityHeadersMiddleware(LLMMiddleware):
             await self.forward(exchange, scope, receive, overseen)
         except GatewayError:
             raise
-        except Exception:  # an app that was told of a disconnect may say so in its own way
+        except Exception as error:  # an app that was told of a disconnect may say so in its own way
             if bounded is None or bounded.fault is None or exchange.response_started:
                 if not exchange.response_started:  # else the server's own words go out, without a header of ours
-                    failed = GatewayError("The gateway, or the app behind it, failed. Its log says why.")
-                    await send_error(overseen, failed, exchange.route.envelope)
+                    await send_error(overseen, failure_of(exchange, error), exchange.route.envelope)
                 raise
         if bounded is not None and bounded.fault is not None and not exchange.response_started:
             fault, bounded.fault = bounded.fault, None

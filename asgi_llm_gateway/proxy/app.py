@@ -11,6 +11,8 @@ from .._asgi import Receive, Scope, Send, send_body, send_error
 from .._closing import close_all, on_close
 from .._hangup import Patience
 from .._perloop import PerLoop
+from .._recovery import recover
+from ..draining import Drain, Life, ShuttingDown, drain
 from ..errors import BadRequest, GatewayError, Header, LoopDetected, MethodNotAllowed, NotFound
 from ..exchange import KEY, MAX_BODY, ClientGone, Exchange
 from ..prices import PriceTable, prices_of
@@ -78,10 +80,17 @@ class ProxyApp:
         kind = scope["type"]
         if kind == "http":
             exchange: Exchange | None = scope.get(KEY)
+            alone: Drain | None = None
             if exchange is None:
                 exchange = Exchange(self, self._table.match(scope), scope, max_body=self._max_body)
+                alone = drain()
+                alone.calls[exchange] = receive
+                if alone.refusing:
+                    exchange.refusal = ShuttingDown(close=scope.get("http_version", "1.1").startswith("1"))
                 send = exchange.wrap(send)
             try:
+                if exchange.refusal is not None:
+                    raise exchange.refusal
                 if exchange.route.dialect is not None and scope["method"] == "POST":
                     await self._call(exchange, scope, receive, send)
                 else:
@@ -94,8 +103,11 @@ class ProxyApp:
                 await send_error(send, error, exchange.route.envelope)
             except ClientGone:
                 exchange.gone = True
+            except Exception as error:
+                await recover(exchange, error, send, entry=True)
             finally:
-                if exchange.entry is self:
+                if alone is not None:
+                    alone.calls.pop(exchange, None)
                     exchange.close()
         elif kind == "lifespan":
             await self._live(receive, send)
@@ -157,9 +169,11 @@ class ProxyApp:
         here = self._loops.get() or self._here()
         relay = Relay(here, self._router or self._open_router(), exchange, request, hops, send)
         here.patience.watch(relay, exchange.truth(receive), relay.gone)
+        here.calls.add(relay)
         try:
             await relay.run()
         finally:
+            here.calls.discard(relay)
             here.patience.stop(relay)
             relay.record()
 
@@ -210,7 +224,14 @@ class ProxyApp:
             timeouts.first_event,
         )
         client = self._open_client(timeouts, settings.max_upstream_connections)
-        return self._loops.put(Here(client, Patience(asyncio.get_running_loop()), rules, self._priced()))
+        calls: set[Relay] = set()
+
+        def end() -> None:
+            for relay in list(calls):
+                relay.shut()
+
+        drain().when_ended(end)
+        return self._loops.put(Here(client, Patience(asyncio.get_running_loop()), rules, self._priced(), calls))
 
     def _priced(self) -> PriceTable:
         if self._prices is None:
@@ -237,11 +258,14 @@ class ProxyApp:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """The lifespan protocol, where the app is the outermost one."""
+        life = Life(whole=True)
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                life.started()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
+                await life.end()
                 await close_all()
                 await send({"type": "lifespan.shutdown.complete"})
                 return

@@ -7,13 +7,14 @@ import logging
 import time
 
 from .._asgi import Send
+from .._recovery import failure_of
 from .._sse import data_of, split
 from .._stepping import steppable
 from ..adapters._media import passes
 from ..adapters.base import Adapter, Answer, FailedAnswer, StreamDecoder, cost_in, error_status
 from ..calls import Call
 from ..errors import GatewayError, Header, UpstreamError
-from ..exchange import Exchange
+from ..exchange import ClientGone, Exchange
 from ..media_usage import reader_of
 from ..records import Usage
 from ..tokens import estimate
@@ -21,7 +22,7 @@ from ..usage import UsageReader, with_cost
 from ..wire import MEDIA, LLMRequest
 from .failures import Failed, of_answer, of_status, of_transfer
 from .push import Push
-from .transfer import Flight, TransferError
+from .transfer import SHUTDOWN, Flight, TransferError
 from .upstream import PooledFlight
 from .ways import Place
 
@@ -106,7 +107,8 @@ class Attempt:
             else:
                 raise self._useless("sent no JSON but another content type.")
         except TransferError as error:
-            log.warning("%s: %s", self._adapter.name, error)
+            if error.kind != SHUTDOWN:
+                log.warning("%s: %s", self._adapter.name, error)
             raise of_transfer(error, self._adapter.name) from error
 
     async def _sound(self) -> None:
@@ -156,7 +158,7 @@ class Attempt:
     async def _first_event(self, within: float) -> None:
         """The beginning of a stream, which may yet turn out to be an error."""
         flight = self.flight
-        decoder = self._decoder = self._adapter.stream(self._request)
+        decoder = self.call.told = self._decoder = self._adapter.stream(self._request)
         raw = out = b""
         began = time.monotonic()
         while True:
@@ -217,6 +219,7 @@ class Attempt:
         ``cut`` says afterwards whether the answer came to its end.
         """
         if self._answer is not None:
+            self.call.told = self._answer.body
             self._end(self._answer.usage)
             self._exchange.answering = 200
             await self._exchange.end()
@@ -253,7 +256,7 @@ class Attempt:
 
     async def _stream(self, decoder: StreamDecoder) -> None:
         """An event stream: each piece goes on when it came."""
-        flight = self.flight
+        flight, exchange = self.flight, self._exchange
         await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
         failure: GatewayError | None = None
         try:
@@ -271,10 +274,15 @@ class Attempt:
                 elif (more := flight.more()) is not None:
                     await more
         except TransferError as error:
-            log.warning("%s: %s", self._adapter.name, error)
+            if error.kind != SHUTDOWN:
+                log.warning("%s: %s", self._adapter.name, error)
             failure = error.as_answer(self._adapter.name)
         except UpstreamError as error:
             failure = error
+        except (GatewayError, ClientGone, OSError):  # the latter: the server's, of a client that has left
+            raise
+        except Exception as error:  # a fault of ours: what has gone out stays, and the stream has an end all the same
+            failure = failure_of(exchange, error)
         await self._last(decoder, failure)
 
     async def _pass_on(self, decoder: StreamDecoder, out: bytes) -> None:
@@ -305,7 +313,7 @@ class Attempt:
         if failure is not None and not decoder.complete and not decoder.failed:
             out = decoder.failure(failure)
             if exchange.record is not None:
-                exchange.record.error = failure.error_code
+                exchange.record.error = exchange.record.error or failure.error_code
             self.cut = True
         elif decoder.failed:
             if exchange.record is not None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from ..errors import GatewayError, Header
-from .transfer import TransferError
+from .transfer import SHUTDOWN, TransferError
 
 # 408, 409, 425, 429 and 5xx are what the official SDKs try again. Source: OpenAI and Anthropic API references, "Errors".
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
@@ -60,6 +60,8 @@ class Failed(Exception):
 def of_transfer(error: TransferError, name: str) -> Failed:
     """A call that found no way to the provider, or no way back."""
     # Who waited for its whole time is not asked for the same once more; full of our own calls, it is not to blame.
+    if error.kind == SHUTDOWN:
+        return Failed(error.as_answer(name), again=False, elsewhere=False, blamed=False)
     return Failed(error.as_answer(name), again=error.kind != "timeout", elsewhere=True, blamed=error.kind != "pool")
 
 

@@ -11,6 +11,7 @@ from .._asgi import Send
 from .._hangup import Patience
 from ..adapters.base import UpstreamRequest
 from ..calls import Call
+from ..draining import ShuttingDown
 from ..errors import GatewayError, Header, UpstreamError
 from ..exchange import ClientGone, Exchange
 from ..prices import PriceTable
@@ -21,7 +22,7 @@ from .clients import Client
 from .failures import Failed, backoff, of_unsupported
 from .hedging import hedged
 from .routing import Router
-from .transfer import Flight, TransferError
+from .transfer import SHUTDOWN, Flight, TransferError
 from .ways import Place
 
 _MOST_ATTEMPTS = 16  # of one call, whatever the settings say
@@ -50,13 +51,14 @@ class Here(NamedTuple):
     patience: Patience
     rules: Rules
     prices: PriceTable
+    calls: set[Relay]
 
 
 class Relay:
-    """One call. ``gone`` may be called at any time: its client has left."""
+    """One call. ``gone`` and ``shut`` may be called at any time: its client has left, or the process ends."""
 
     __slots__ = ("_asked", "_exchange", "_flights", "_gone", "_here", "_hops", "_pausing", "_request", "_router", "_send",
-                 "_started", "_tried", "_way")  # fmt: skip
+                 "_shut", "_started", "_tried", "_way")  # fmt: skip
 
     def __init__(
         self, here: Here, router: Router, exchange: Exchange, request: LLMRequest, hops: tuple[Header, ...], send: Send
@@ -70,6 +72,7 @@ class Relay:
         self._started = time.monotonic()
         self._flights: list[Flight] = []
         self._gone = False
+        self._shut = False
         self._pausing: asyncio.Future[None] | None = None
         self._tried: list[Attempted] = []
         self._asked: Place | None = None  # who failed last, while nobody has answered
@@ -81,6 +84,15 @@ class Relay:
             flight.abort(ClientGone())
         if self._pausing is not None and not self._pausing.done():
             self._pausing.set_exception(ClientGone())
+
+    def shut(self) -> None:
+        """The process ends: a stream ends with an error event, any other call is answered with 503; both are settled."""
+        if not self._gone:
+            self._shut = True
+            for flight in self._flights:
+                flight.abort(TransferError(SHUTDOWN, "ended: the gateway is shutting down"))
+            if self._pausing is not None and not self._pausing.done():
+                self._pausing.set_exception(ShuttingDown())
 
     async def run(self) -> None:
         """Ask one target after the other until one answers. Raises GatewayError, ClientGone."""
@@ -171,10 +183,16 @@ class Relay:
                 total = seconds
         return self._started + total - time.monotonic()
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, unless the client leaves. Raises ClientGone."""
+    def _go(self) -> None:
+        """Whether anything may still be sent. Raises ClientGone, ShuttingDown."""
         if self._gone:
             raise ClientGone
+        if self._shut:
+            raise ShuttingDown
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless the client leaves. Raises ClientGone, ShuttingDown."""
+        self._go()
         self._pausing = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(seconds):
@@ -229,7 +247,7 @@ class Relay:
         finally:
             if timer is not None:
                 timer.cancel()
-            if attempt.cut:
+            if attempt.cut and not self._shut:
                 attempt.place.health.failed(time.monotonic(), self)
             self.close(attempt)
 
@@ -241,13 +259,12 @@ class Relay:
     async def open(self, place: Place) -> Attempt:
         """An attempt at a target, agreed by whoever guards the call, and not yet sent.
 
-        Raises Failed, GatewayError, ClientGone.
+        Raises Failed, GatewayError (ShuttingDown), ClientGone.
         """
         request = self._request
         call: Call | None = None
         try:
-            if self._gone:
-                raise ClientGone
+            self._go()
             adapter = self._router.speaking(place.adapter, request.route.dialect)
             try:
                 sent = adapter.request(request, place.target.model)
@@ -256,8 +273,7 @@ class Relay:
             call = await self._exchange.begin_call(
                 place.target, request, sent.endpoint.url if type(sent) is UpstreamRequest else ""
             )
-            if self._gone:  # while the money was asked for: nothing is sent for nobody
-                raise ClientGone
+            self._go()  # while the money was asked for: nothing is sent for nobody
             extra = self._hops + call.headers
             dropped: tuple[str, ...] = ()
             if type(sent) is UpstreamRequest:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
+from ..draining import ShuttingDown
 from ..errors import GatewayError, Header, UpstreamError, UpstreamTimeout
+
+SHUTDOWN = "shutdown"
+"""The kind of a call that ends because the process does: nobody is at fault, and nobody else is asked."""
 
 BUFFER_LIMIT = 8 * 1024 * 1024
 """Bytes of an answer that are put together before they go on; a longer one goes on in pieces."""
@@ -36,7 +40,8 @@ class Timeouts(NamedTuple):
 
 
 class TransferError(Exception):
-    """An upstream call came to nothing. ``kind`` is one of connect, timeout, cut, protocol, pool.
+    """An upstream call came to nothing. ``kind`` is one of connect, timeout, cut, protocol, pool,
+    or SHUTDOWN.
 
     Its text is for logs; it may hold a host, and so is not for clients.
     """
@@ -48,6 +53,8 @@ class TransferError(Exception):
 
     def as_answer(self, name: str) -> GatewayError:
         """The failure as the client is told."""
+        if self.kind == SHUTDOWN:
+            return ShuttingDown()
         if self.kind == "timeout":
             return UpstreamTimeout(f"The provider '{name}' did not answer in time.")
         said = {

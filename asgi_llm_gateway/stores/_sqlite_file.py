@@ -112,6 +112,20 @@ class SQLiteFile:
             raise self._told(error) from error
         return ended
 
+    def transaction(self, work: Callable[[sqlite3.Connection], R], pages: int) -> R:
+        """One transaction that is no batch of the ledger's, when it is our turn; it writes about so many pages.
+
+        Raises StoreError where the file is to blame, and as it is what SQLite says of a value that it can't keep.
+        """
+        try:
+            done = self._in_turn(lambda db: self._within(db, lambda: work(db)))
+        except Exception as error:
+            if isinstance(error, StoreError | OSError | Closing) or type(error) in _FILE_FAULTS:
+                raise self._told(error) from error
+            raise
+        self.pages += pages
+        return done
+
     def checkpoint(self) -> None:
         """Copy the write-ahead log to the database, beside the writing; from MANY_PAGES on nobody writes meanwhile."""
         self.pages = 0

@@ -7,7 +7,7 @@ and repeats the verb or undoes it by the hold's id: every verb of the ledger may
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from ..records import (
     About,
@@ -77,6 +77,19 @@ class TenantStore(Protocol):
 
     async def close(self) -> None:
         """Give back what the store holds open."""
+        ...
+
+
+@runtime_checkable
+class ClientSecrets(Protocol):
+    """Short-lived keys that open realtime sessions, beside the tenants' own; ``TenantStore.keys`` does not list them."""
+
+    async def client_secret(self, digest: str) -> ApiKey | None:
+        """The key of kind ``ephemeral`` with that digest, also where it has expired; ``None`` for none."""
+        ...
+
+    async def add_client_secret(self, key: ApiKey, now: float) -> None:
+        """Keep one, and forget those that had expired by ``now`` (Unix seconds)."""
         ...
 
 
@@ -154,6 +167,31 @@ class Page(NamedTuple):
     next: str | None
 
 
+class Spend(NamedTuple):
+    """Sums over the records of one span of time, all of one moment: they agree with each other.
+
+    Attributes:
+        over_time: By the number of the bucket, in order; those with calls only. Bucket 0 begins at the span's begin.
+        by_model: By tenant and by the model that was asked for (``None``: not known), in no order.
+    """
+
+    over_time: Sequence[tuple[int, Stats]]
+    by_model: Sequence[tuple[str, str | None, Stats]]
+
+
+class Course(NamedTuple):
+    """Sums over time for each of the dearest models or tenants, all of one moment.
+
+    Attributes:
+        names: The dearest first; ``None``: calls of which it is not known.
+        over_time: A place in ``names`` (one behind the last: all others together), the number of a bucket, and the sums of
+            it; in that order, those with calls only.
+    """
+
+    names: Sequence[str | None]
+    over_time: Sequence[tuple[int, int, Stats]]
+
+
 class CallLog(Protocol):
     """The records of calls."""
 
@@ -174,12 +212,39 @@ class CallLog(Protocol):
         """Sums over the records of a tenant, or of all; of calls begun at or after ``since``, where given."""
         ...
 
+    async def spend(self, *, since: float, until: float, step: float, tenant: str | None = None) -> Spend:
+        """Sums over the records of a tenant, or of all, begun in [since, until): by ``step`` seconds and by model."""
+        ...
+
+    async def course(
+        self, by: Literal["model", "tenant"], *, since: float, until: float, step: float, tenant: str | None = None,
+        most: int = 5,
+    ) -> Course:  # fmt: skip
+        """As ``spend``, by ``step`` seconds for each of the ``most`` models or tenants that cost most, and for the others."""
+        ...
+
     async def adjustments(self, tenant: str, *, limit: int = 100) -> Sequence[Adjustment]:
         """A tenant's adjustments and overdrafts, newest first."""
         ...
 
     async def close(self) -> None:
         """Give back what the log holds open."""
+        ...
+
+
+class EndedSessions(Protocol):
+    """Sessions of the dashboard that were signed out before their end."""
+
+    async def end(self, session: str, *, until: float, now: float) -> None:
+        """Note that a session has ended, until ``until`` (Unix seconds); what was noted until ``now`` is forgotten."""
+        ...
+
+    async def ended(self, session: str) -> bool:
+        """Whether it was noted."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what it holds open."""
         ...
 
 

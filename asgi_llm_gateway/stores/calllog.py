@@ -6,7 +6,7 @@ import base64
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 try:
     import sqlalchemy as sa
@@ -16,7 +16,7 @@ except ImportError as error:  # pragma: no cover - tried in a bare environment b
 from ..errors import StoreError
 from ..records import Adjustment, CallRecord, Stats, Usage
 from ._database import engine
-from .base import Page
+from .base import Course, Page, Spend
 from .tables import ADJUSTMENTS, RECORDS, SUMS
 
 _PLACE = struct.Struct(">dq")
@@ -92,7 +92,7 @@ class SQLCallLog:
     def __init__(self, url: str) -> None:
         self._engine = engine(url)
 
-    async def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
+    async def _rows(self, query: sa.Select[Any] | sa.CompoundSelect[Any]) -> Sequence[Any]:
         """All rows; whatever the driver raises becomes a StoreError without the URL in it."""
         try:
             async with self._engine.connect() as connection:
@@ -133,6 +133,33 @@ class SQLCallLog:
         rows = await self._rows(query)
         return Stats(*(int(value or 0) for value in rows[0]))  # PostgreSQL sums a bigint to a numeric
 
+    async def spend(self, *, since: float, until: float, step: float, tenant: str | None = None) -> Spend:
+        """See CallLog. The records of that time are walked once, along each tenant's index."""
+        query = spend_query(since, until, step, tenant, postgresql=self._engine.dialect.name == "postgresql")
+        over_time: list[tuple[int, Stats]] = []
+        by_model: list[tuple[str, str | None, Stats]] = []
+        for owner, model, bucket, *sums in await self._rows(query):
+            stats = Stats(*map(int, sums))  # PostgreSQL sums a bigint to a numeric
+            if owner is None:
+                over_time.append((int(bucket), stats))
+            else:
+                by_model.append((owner, model, stats))
+        return Spend(sorted(over_time), by_model)
+
+    async def course(
+        self, by: Literal["model", "tenant"], *, since: float, until: float, step: float, tenant: str | None = None,
+        most: int = 5,
+    ) -> Course:  # fmt: skip
+        """See CallLog. One walk, as ``spend``."""
+        query = course_query(by, since, until, step, tenant, most, postgresql=self._engine.dialect.name == "postgresql")
+        names: dict[int, str | None] = {}
+        over_time = []
+        for place, name, bucket, *sums in await self._rows(query):
+            if place <= most:
+                names[place] = name
+            over_time.append((int(place) - 1, int(bucket), Stats(*map(int, sums))))
+        return Course([names[place] for place in sorted(names)], sorted(over_time))
+
     async def adjustments(self, tenant: str, *, limit: int = 100) -> Sequence[Adjustment]:
         """See CallLog."""
         query = sa.select(ADJUSTMENTS).where(ADJUSTMENTS.c.tenant == tenant)
@@ -161,3 +188,57 @@ def records_query(
     if model is not None:
         query = query.where(RECORDS.c.model == model)
     return query.order_by(RECORDS.c.started.desc(), RECORDS.c.seq.desc()).limit(limit)
+
+
+def spend_query(
+    since: float, until: float, step: float, tenant: str | None, *, postgresql: bool
+) -> sa.CompoundSelect[Any]:
+    """Sums by bucket of time (tenant ``null``), and by tenant and model (bucket 0): one statement, so of one moment."""
+    parts = _parts((RECORDS.c.tenant, RECORDS.c.model), since, until, step, tenant, postgresql)
+    sums = [sa.func.sum(parts.c[name]) for name in _SUMMED]
+    nobody = sa.cast(sa.null(), sa.Text)
+    over_time = sa.select(nobody.label("tenant"), nobody.label("model"), parts.c.bucket, *sums).group_by(parts.c.bucket)
+    by_model = sa.select(parts.c.tenant, parts.c.model, sa.cast(sa.literal(0), sa.BigInteger), *sums)
+    return sa.union_all(over_time, by_model.group_by(parts.c.tenant, parts.c.model))
+
+
+def course_query(
+    by: Literal["model", "tenant"], since: float, until: float, step: float, tenant: str | None, most: int, *,
+    postgresql: bool,
+) -> sa.Select[Any]:  # fmt: skip
+    """Sums by place in the order of cost and by bucket; place ``most + 1``, without a name, is all behind the dearest."""
+    parts = _parts((RECORDS.c[by].label("name"),), since, until, step, tenant, postgresql)
+    cost, calls = sa.func.sum(parts.c.cost), sa.func.sum(parts.c.requests)
+    order = sa.func.row_number().over(order_by=(cost.desc(), calls.desc(), parts.c.name.asc().nulls_first()))
+    ranked = sa.select(parts.c.name, order.label("place")).group_by(parts.c.name).cte("ranked")
+    named = ranked.c.place <= most
+    place = sa.case((named, ranked.c.place), else_=most + 1).label("place")
+    name = sa.case((named, ranked.c.name)).label("name")
+    return (
+        sa.select(place, name, parts.c.bucket, *(sa.func.sum(parts.c[column]) for column in _SUMMED))
+        .join_from(parts, ranked, parts.c.name.is_not_distinct_from(ranked.c.name))
+        .group_by(place, name, parts.c.bucket)
+    )
+
+
+_SUMMED = ("requests", "prompt_tokens", "completion_tokens", "cost")
+
+
+def _parts(
+    columns: Sequence[Any], since: float, until: float, step: float, tenant: str | None, postgresql: bool
+) -> sa.CTE:
+    """Sums over the records of a time by these columns and by bucket."""
+    place = (RECORDS.c.started - since) / step
+    # A cast rounds at PostgreSQL and cuts at SQLite, whose builds need not have floor().
+    bucket = sa.cast(sa.func.floor(place) if postgresql else place, sa.BigInteger).label("bucket")
+    # All tenants by name: there is an index for one tenant's time, and none for everybody's, which each call would pay for.
+    owner = RECORDS.c.tenant.in_(sa.select(SUMS.c.tenant)) if tenant is None else RECORDS.c.tenant == tenant
+    return (
+        sa.select(
+            *columns, bucket, sa.func.count().label("requests"),
+            *(sa.func.sum(RECORDS.c[name]).label(name) for name in _SUMMED[1:]),
+        )
+        .where(owner, RECORDS.c.started >= since, RECORDS.c.started < until)
+        .group_by(*columns, bucket)
+        .cte("parts")
+    )  # fmt: skip

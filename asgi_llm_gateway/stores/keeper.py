@@ -122,7 +122,10 @@ class Keeper:
                 else:
                     await self.ledger.settle(hold, record)
                     tell(record)
-            except StoreError:
+            except Exception as error:
+                if not isinstance(error, StoreError):  # a fault, of this one perhaps: the others get their turn
+                    log.error("a call can't be settled: %s", type(error).__name__)
+                    self._late.rotate(-1)
                 self._wait = min(self._wait * 2, _LONGEST_WAIT)
                 return
             self._late.popleft()

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from ..records import (
     About,
@@ -23,7 +23,7 @@ from ..records import (
     Tenant,
     Usage,
 )
-from .base import KEEP_LAPSED, Page
+from .base import KEEP_LAPSED, Course, Page, Spend
 from .book import Book, Entry
 
 
@@ -75,7 +75,20 @@ class MemoryTenants:
 
     async def keys(self, tenant_id: str) -> Sequence[ApiKey]:
         """See TenantStore."""
-        return sorted((key for key in self._keys.values() if key.tenant == tenant_id), key=lambda key: key.created)
+        lasting = [key for key in self._keys.values() if key.tenant == tenant_id and key.kind != "ephemeral"]
+        return sorted(lasting, key=lambda key: key.created)
+
+    async def client_secret(self, digest: str) -> ApiKey | None:
+        """See ClientSecrets."""
+        key = self._keys.get(digest)
+        return key if key is not None and key.kind == "ephemeral" else None
+
+    async def add_client_secret(self, key: ApiKey, now: float) -> None:
+        """See ClientSecrets."""
+        for digest, old in list(self._keys.items()):
+            if old.kind == "ephemeral" and old.expires is not None and old.expires <= now:
+                del self._keys[digest]
+        self._keys[key.digest] = key
 
     async def revoke_key(self, key_id: str, now: float) -> bool:
         """See TenantStore."""
@@ -245,18 +258,55 @@ class MemoryLedger:
                 for record in self._records.all()
                 if (tenant is None or record.tenant == tenant) and record.started >= since
             ]
-        return Stats(
-            len(found),
-            sum(record.usage.prompt for record in found),
-            sum(record.usage.completion for record in found),
-            sum(record.cost for record in found),
+        return _sums_of(found)
+
+    async def spend(self, *, since: float, until: float, step: float, tenant: str | None = None) -> Spend:
+        """See CallLog. Over the records that are kept."""
+        with self._lock:
+            rows = self._records.all()
+        over_time: dict[int, list[CallRecord]] = {}
+        by_model: dict[tuple[str, str | None], list[CallRecord]] = {}
+        for record in rows:
+            if since <= record.started < until and (tenant is None or record.tenant == tenant):
+                over_time.setdefault(int((record.started - since) / step), []).append(record)
+                by_model.setdefault((record.tenant, record.model), []).append(record)
+        return Spend(
+            [(at, _sums_of(found)) for at, found in sorted(over_time.items())],
+            [(owner, model, _sums_of(found)) for (owner, model), found in by_model.items()],
         )
+
+    async def course(
+        self, by: Literal["model", "tenant"], *, since: float, until: float, step: float, tenant: str | None = None,
+        most: int = 5,
+    ) -> Course:  # fmt: skip
+        """See CallLog. Over the records that are kept."""
+        with self._lock:
+            rows = self._records.all()
+        found: dict[str | None, list[CallRecord]] = {}
+        for record in rows:
+            if since <= record.started < until and (tenant is None or record.tenant == tenant):
+                found.setdefault(getattr(record, by), []).append(record)
+        dearest = sorted(found, key=lambda name: (-sum(one.cost for one in found[name]), -len(found[name]), name or ""))
+        parts: dict[tuple[int, int], list[CallRecord]] = {}
+        for place, name in enumerate(dearest):
+            for record in found[name]:
+                parts.setdefault((min(place, most), int((record.started - since) / step)), []).append(record)
+        return Course(dearest[:most], [(*at, _sums_of(parts[at])) for at in sorted(parts)])
 
     async def close(self) -> None:
         """See Ledger."""
 
 
 _EMPTY = Entry()
+
+
+def _sums_of(found: Sequence[CallRecord]) -> Stats:
+    return Stats(
+        len(found),
+        sum(record.usage.prompt for record in found),
+        sum(record.usage.completion for record in found),
+        sum(record.cost for record in found),
+    )
 
 
 class MemoryStore(MemoryTenants, MemoryLedger):

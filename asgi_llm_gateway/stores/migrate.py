@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-HEAD = "0002"
+HEAD = "0005"
 """The revision that this version needs: known without Alembic, so that opening a database that has it loads nothing."""
 
 COMMAND = "python -m asgi_llm_gateway migrate"

@@ -16,7 +16,7 @@ from ..keys import check_tenant_id, new_key
 from ..records import Tenant
 from ..settings import FileConfig, Settings, current, current_file, secret
 from ._database import sqlite_path
-from .base import CallLog, Ledger, TenantStore
+from .base import CallLog, EndedSessions, Ledger, TenantStore
 
 if TYPE_CHECKING:
     from .postgres import PostgresLedger
@@ -69,6 +69,7 @@ class _Opened:
         self.tenants: asyncio.Task[TenantStore] | None = None
         self.books: asyncio.Task[Ledger] | None = None
         self.log: CallLog | None = None
+        self.sessions: EndedSessions | None = None
 
 
 _opened: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Opened]] = WeakKeyDictionary()
@@ -121,6 +122,17 @@ async def shared_log() -> CallLog:
 
         here.log = SQLCallLog(here.url)
     return here.log
+
+
+async def shared_sessions() -> EndedSessions:
+    """The sessions of the dashboard that were signed out, in the database. Raises StoreError."""
+    here = _here()
+    await shared_tenants()
+    if here.sessions is None:
+        from .sessions import SQLSessions
+
+        here.sessions = SQLSessions(here.url)
+    return here.sessions
 
 
 async def _opening(task: asyncio.Task[T]) -> T:
@@ -219,3 +231,5 @@ async def close_shared() -> None:
                 await store.close()
         if here.log is not None:
             await here.log.close()
+        if here.sessions is not None:
+            await here.sessions.close()

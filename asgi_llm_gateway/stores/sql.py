@@ -59,6 +59,7 @@ def _key(row: Any) -> ApiKey:
         rate_requests=row.rate_requests,
         rate_tokens=row.rate_tokens,
         concurrency=row.concurrency,
+        parent=row.parent or "",
     )
 
 
@@ -100,6 +101,7 @@ def _key_row(key: ApiKey) -> dict[str, Any]:
         "rate_requests": key.rate_requests,
         "rate_tokens": key.rate_tokens,
         "concurrency": key.concurrency,
+        "parent": key.parent or None,
     }
 
 
@@ -187,9 +189,23 @@ class SQLTenants:
 
     async def keys(self, tenant_id: str) -> Sequence[ApiKey]:
         """See TenantStore."""
-        wanted = sa.select(KEYS).where(KEYS.c.tenant == tenant_id).order_by(KEYS.c.created)
+        lasting = (KEYS.c.tenant == tenant_id, KEYS.c.kind != "ephemeral")
+        wanted = sa.select(KEYS).where(*lasting).order_by(KEYS.c.created)
         async with self._connection() as connection:
             return [_key(row) for row in await connection.execute(wanted)]
+
+    async def client_secret(self, digest: str) -> ApiKey | None:
+        """See ClientSecrets."""
+        async with self._connection() as connection:
+            row = (await connection.execute(_key_of_kind("ephemeral", digest))).first()
+            return None if row is None else _key(row)
+
+    async def add_client_secret(self, key: ApiKey, now: float) -> None:
+        """See ClientSecrets."""
+        ended = sa.delete(KEYS).where(KEYS.c.kind == "ephemeral", KEYS.c.expires <= now)
+        async with self._connection() as connection:
+            await connection.execute(ended)
+            await connection.execute(self._insert(KEYS, _key_row(key)))
 
     async def revoke_key(self, key_id: str, now: float) -> bool:
         """See TenantStore."""

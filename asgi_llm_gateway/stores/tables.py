@@ -51,6 +51,8 @@ KEYS = sa.Table(
     sa.Column("rate_requests", sa.BigInteger, nullable=True),
     sa.Column("rate_tokens", sa.BigInteger, nullable=True),
     sa.Column("concurrency", sa.BigInteger, nullable=True),
+    sa.Column("parent", sa.String(64), nullable=True),
+    sa.Index("ix_api_keys_kind_expires", "kind", "expires"),  # client secrets that have ended are found by it
 )
 """records.ApiKey, field by field."""
 
@@ -144,3 +146,47 @@ ADJUSTMENTS = sa.Table(
     sa.Index("ix_adjustments_tenant_created", "tenant", "created"),
 )
 """records.Adjustment."""
+
+TRACES = sa.Table(
+    "traces",
+    METADATA,
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("trace_id", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=True),
+    sa.Column("key_id", sa.Text, nullable=True),
+    sa.Column("model", sa.Text, nullable=True),
+    sa.Column("provider", sa.Text, nullable=True),
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer, nullable=True),
+    sa.Column("stream", sa.Boolean, nullable=False),
+    sa.Column("duration", sa.Float, nullable=True),
+    sa.Column("first_byte", sa.Float, nullable=True),
+    sa.Column("tokens_in", sa.BigInteger, nullable=True),
+    sa.Column("tokens_out", sa.BigInteger, nullable=True),
+    sa.Column("tokens_cached", sa.BigInteger, nullable=True),
+    sa.Column("cost", sa.BigInteger, nullable=True),
+    sa.Column("saved", sa.BigInteger, nullable=True),
+    sa.Column("error", sa.Text, nullable=True),
+    sa.Column("aborted", sa.Boolean, nullable=False),
+    sa.Column("cache", sa.Text, nullable=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("steps", sa.Text, nullable=False),  # [[name, start, length, ...], ...]: see traces.steps.Plain
+    # The very orders in which pages are read, of all tenants and of one.
+    sa.Index("ix_traces_started", "started", "seq"),
+    sa.Index("ix_traces_tenant_started", "tenant", "started", "seq"),
+    sa.Index("ix_traces_trace_id", "trace_id"),
+    sa.Index("ix_traces_request_id", "request_id"),
+    sqlite_autoincrement=True,  # a number is never given twice: cursors tell rows by it
+)
+"""traces.base.Trace; ``seq`` is the order of writing."""
+
+ENDED_SESSIONS = sa.Table(
+    "ended_sessions",
+    METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("until", sa.Float, nullable=False),
+)
+"""Sessions of the dashboard that were signed out, until they would have ended by themselves."""

@@ -17,6 +17,8 @@ from asgi_llm_gateway.damping import Damping
 from asgi_llm_gateway.errors import StoreError
 from asgi_llm_gateway.records import Amount, CallRecord, Limit, Usage
 from asgi_llm_gateway.stores.memory import MemoryStore
+from asgi_llm_gateway.tracelog import TraceLog
+from asgi_llm_gateway.traces.memory import MemoryTraces
 
 from ..conversation import JSON, Answer, ask
 
@@ -35,17 +37,22 @@ class Office:
 
     def __init__(self, admin_key: str | None = ADMIN_KEY) -> None:
         self.store = MemoryStore()
+        self.traces = TraceLog()
         self.now = NOON
         self.answers: list[Answer] = []
         self.app = Admin(
-            admin_key=admin_key, tenants=self.open, ledger=self.open, log=self.open, clock=lambda: self.now,
-            damping=Damping(longest=0),
+            admin_key=admin_key, tenants=self.open, ledger=self.open, log=self.open, traces=self.open_traces,
+            clock=lambda: self.now, damping=Damping(longest=0),
         ).app()  # fmt: skip
         self._numbers = count(1)
 
     async def open(self) -> MemoryStore:
         """The opener of each store."""
         return self.store
+
+    async def open_traces(self) -> MemoryTraces:
+        """The opener of the traces."""
+        return MemoryTraces(self.traces)
 
     async def ask(
         self, method: str, path: str, body: Any = None, *, key: str | None = ADMIN_KEY, accept: str = ""

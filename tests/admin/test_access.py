@@ -10,9 +10,10 @@ from asgi_llm_gateway.admin.routes import OPERATIONS
 from asgi_llm_gateway.keys import new_admin_key, new_key
 
 from ..conversation import JSON, ask
+from ..traces.parts import record
 from .conftest import ADMIN_KEY, Office, away, bearer
 
-ROUTES = sorted({(one.method, one.path.format(id="team", key_id="key_x")) for one in OPERATIONS})
+ROUTES = sorted({(one.method, one.path.format(id="team", key_id="key_x", trace_id="req-1")) for one in OPERATIONS})
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PURGE")
 EVERYWHERE = [(method, path) for path in sorted({path for _, path in ROUTES}) for method in METHODS]
 OWN = {
@@ -20,6 +21,8 @@ OWN = {
     ("GET", "/api/tenants/team"),
     ("GET", "/api/tenants/team/records"),
     ("GET", "/api/tenants/team/adjustments"),
+    ("GET", "/api/traces"),
+    ("GET", "/api/traces/req-1"),
 }
 
 
@@ -45,6 +48,7 @@ async def test_a_tenants_key_reads_its_own_and_nothing_else(office: Office, meth
     await office.team()
     await office.team("other")
     key = (await office.key())["key"]
+    office.traces.add(record(1))
     refusals = set()
     for path in {path for _, path in EVERYWHERE}:
         answer = await office.ask(method, path, {}, key=key)
@@ -178,7 +182,7 @@ async def test_a_refused_method_is_told_all_that_there_are(office: Office, path:
     """``Allow`` names every method of the path, as RFC 9110, section 15.5.6, asks."""
     answer = await office.ask("PATCH", path, {})
     assert answer.status == 405
-    there = {one.method for one in OPERATIONS if one.path.format(id="team", key_id="key_x") == path}
+    there = {one.method for one in OPERATIONS if one.path.format(id="team", key_id="key_x", trace_id="req-1") == path}
     assert there <= set(answer.headers["allow"].split(", "))
 
 

@@ -190,7 +190,7 @@ async def test_no_secret_is_ever_shown_again(office: Office, caplog: pytest.LogC
         for one in OPERATIONS:
             if one.method == "DELETE":
                 continue
-            path = one.path.format(id="team", key_id=first)
+            path = one.path.format(id="team", key_id=first, trace_id="req-1")
             for body in ({}, {"reason": "r", "amount_usd": 1}, {"name": secrets[0], "x": secrets[1]}):
                 await office.ask(one.method, path, body if one.body else None, key=caller)
             await office.get(f"{path}?format=csv&x={secrets[0]}", key=caller)

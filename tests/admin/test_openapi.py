@@ -14,6 +14,7 @@ from asgi_llm_gateway.admin.answers import ErrorAnswer
 from asgi_llm_gateway.admin.routes import OPERATIONS
 
 from ..conversation import Answer
+from ..traces.parts import record
 from .conftest import Office
 
 
@@ -74,7 +75,8 @@ async def test_what_is_answered_is_what_is_described(office: Office, one: Any) -
     await office.settle(cost=5, model="echo", overdraft=1)
     await office.ask("POST", "/api/tenants/team/adjustments", {"amount_usd": 5, "reason": "r"})
     bodies = {"create_tenant": {"id": "new"}, "adjust": {"amount_usd": -1.5, "reason": "r"}}
-    path = one.path.format(id="team", key_id=key["id"])
+    office.traces.add(record(1))
+    path = one.path.format(id="team", key_id=key["id"], trace_id="req-1")
     answer = await office.ask(one.method, path, bodies.get(one.handler.__name__, {}) if one.body else None)
     assert answer.status == one.status
     told = document["paths"][one.path][one.method.lower()]["responses"]

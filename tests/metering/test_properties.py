@@ -32,7 +32,7 @@ STEPS = ("call", "half", "leak", "report", "task", "later", "dear", "raise")
 LETTERS = st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(sorted(ANSWERS))), max_size=6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(steps=LETTERS, budget=st.integers(100, 1500), cancel=st.booleans())
 def test_whatever_a_handler_does_the_books_are_right(steps: list[tuple[str, str]], budget: int, cancel: bool) -> None:
     """In the end nothing is held, what is spent is what the records say, and but for reports it is within the budget."""

@@ -13,7 +13,9 @@ from .stages import NAMES
 SEED = 20_261_124
 
 
-@pytest.mark.parametrize("backend", NAMES)
+@pytest.mark.parametrize(
+    "backend", [name if name == "sqlite" else pytest.param(name, marks=pytest.mark.real) for name in NAMES]
+)
 def test_no_budget_is_passed_and_no_call_is_lost(backend: str) -> None:
     """P1 to P3 and I1 to I9, over killed, frozen and ill-timed processes, and a store that is locked, frozen or killed.
 

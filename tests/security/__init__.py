@@ -74,6 +74,7 @@ A20  the same idempotency key
 A21  a second surface that skips a gate
      middleware/test_budget_prices.py::test_an_endpoint_without_a_price_is_refused_where_there_is_a_budget
      middleware/test_base.py::test_a_websocket_on_a_governed_path_is_closed_by_gatekeepers
+     realtime/test_session_ends.py::test_a_flood_of_bad_frames_that_nobody_reads_the_answers_to_ends_the_session
      test_media_end_to_end.py::test_an_image_model_is_no_way_to_a_free_chat
 A22  refunds by a failure after content
      middleware/test_budget_hangups.py::test_a_crash_is_not_free
@@ -126,6 +127,7 @@ A36  labels, log lines and trace headers by a client
      proxy/test_routing.py::test_many_made_up_names_do_not_fill_the_memory
 A37  websockets
      middleware/test_base.py::test_a_websocket_on_a_governed_path_is_closed_by_gatekeepers
+     realtime/test_session_ends.py::test_a_flood_of_bad_frames_that_nobody_reads_the_answers_to_ends_the_session
 A38  circles, retry storms
      proxy/test_streaming_chains.py::test_a_circle_of_two_gateways_is_found
      proxy/test_routing_models.py::test_a_fallback_that_leads_back_by_way_of_others_ends

@@ -1,0 +1,1 @@
+"""The dashboard: pages for operators and tenants, in front of the admin API's own operations."""

@@ -1,0 +1,1 @@
+"""Realtime sessions: frames over an open channel, each of them an ordinary call through the same stack."""

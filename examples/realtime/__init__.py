@@ -1,0 +1,1 @@
+"""A playground page over the realtime lane."""

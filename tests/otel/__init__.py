@@ -1,0 +1,1 @@
+"""OpenTelemetry's spans, read back: their tree, and their attributes field by field."""

@@ -1,0 +1,1 @@
+"""Tests of what a call is in OpenTelemetry's words."""
