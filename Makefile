@@ -50,7 +50,7 @@ setup: $(VENV)/.dev
 test: $(VENV)/.dev
 	@command -v curl >/dev/null || $(MAKE) --no-print-directory apt-curl
 	@command -v promtool >/dev/null || $(MAKE) --no-print-directory apt-prometheus
-	$(BIN)/python -m pytest -m 'not real' -n 4 --dist worksteal
+	$(BIN)/python -m pytest -m 'not real' -n 3 --dist worksteal
 
 test-real: $(VENV)/.real
 	@command -v promtool >/dev/null || $(MAKE) --no-print-directory apt-prometheus

@@ -294,12 +294,14 @@ def test_a_stream_that_breaks_off_raises(client: openai.OpenAI, provider: Provid
 
 
 def test_an_error_in_the_stream_raises(client: openai.OpenAI, provider: Provider) -> None:
-    """With the provider's words, and without its address."""
+    """With the provider's words, and without its address: where the error comes with the first event, the call itself does."""
     provider.streams(
         [ROLE, chunk({"content": "a"}), event({"error": {"message": "overheated at 10.0.0.1", "code": 500}})]
     )
-    asked = client.responses.create(model="chat/hot", input="x", stream=True)
-    with asked as stream, pytest.raises(openai.APIError, match="overheated") as caught:
+    with (
+        pytest.raises(openai.APIError, match="overheated") as caught,
+        client.responses.create(model="chat/hot", input="x", stream=True) as stream,
+    ):
         list(stream)
     assert "10.0.0.1" not in str(caught.value)
 
