@@ -101,7 +101,7 @@ class Backend:
         sql = self._sql(lapsed)
         if self._redis_url is None:
             return sql
-        return RedisLedger(self._redis_url, archive=sql, lapsed=lapsed)
+        return RedisLedger(self._redis_url, archive=sql, lapsed=lapsed, patience=20.0)
 
     def _sql(self, lapsed: Literal["charge", "release"]) -> SQLiteLedger | PostgresLedger:
         assert self.url is not None

@@ -42,7 +42,7 @@ def server(shared: RedisServer) -> RedisServer:
 @asynccontextmanager
 async def opened(server: RedisServer, archive: BookArchive, **more: Any) -> AsyncIterator[RedisLedger]:
     """A ledger, closed at the end."""
-    ledger = RedisLedger(more.pop("url", server.url), archive=archive, **more)
+    ledger = RedisLedger(more.pop("url", server.url), archive=archive, **{"patience": 20.0, **more})
     try:
         yield ledger
     finally:
