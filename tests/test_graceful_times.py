@@ -19,6 +19,8 @@ import pytest
 from .graceful_parts import audited, books, ended, provider, settings
 from .servers import KEY, Reply, Server, fetch, running, uvicorn
 
+pytestmark = pytest.mark.real  # servers and processes of its own, for long
+
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "a b c"}], "max_tokens": 2000}
 
 

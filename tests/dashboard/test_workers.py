@@ -20,6 +20,8 @@ from asgi_llm_gateway.stores.migrate import upgrade
 from ..servers import Reply, Server, environment, fetch, running, shown
 from .desk import ADMIN_KEY
 
+pytestmark = pytest.mark.real  # servers and processes of its own, for long
+
 FILE = """
 [tenants.team]
 budget_usd = 1000

@@ -13,6 +13,8 @@ from .provider import SAID
 from .receiver import CLIENT, ERROR, SERVER, UNSET, Received, Span, over_grpc, over_http
 from .stand import CHATS, POOR, PROVIDER_KEY, Stand, standing
 
+pytestmark = pytest.mark.real  # servers and processes of its own, for long
+
 USED = {
     "gen_ai.usage.input_tokens": 11,
     "gen_ai.usage.output_tokens": 7,

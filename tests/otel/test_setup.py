@@ -15,6 +15,8 @@ from ..servers import ROOT, environment, fetch, free_port, running, uvicorn
 from .receiver import Received, over_grpc, over_http
 from .stand import CHATS, standing
 
+pytestmark = pytest.mark.real  # servers and processes of its own, for long
+
 ECHO = {"model": "echo", "messages": [{"role": "user", "content": "one two three"}]}
 QUICK = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
 LATER = {"OTEL_BSP_SCHEDULE_DELAY": "600000", "OTEL_METRIC_EXPORT_INTERVAL": "600000", "METRICS_OTEL": "stable"}

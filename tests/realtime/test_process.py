@@ -26,6 +26,8 @@ from asgi_llm_gateway.settings import forget
 from ..servers import KEY, ROOT, TEAM, Server, environment, fetch, serving, uvicorn
 from ..upstream import Peer, chunk, head, until, upstream
 
+pytestmark = pytest.mark.real  # servers and processes of its own, for long
+
 FILE = (
     TEAM
     + """

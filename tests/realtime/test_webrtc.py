@@ -17,6 +17,8 @@ from ..servers import KEY, fetch
 from .peers import OTHER_KEY, POOR_KEY, gateway, post, raw, records
 from .test_process import CHAT, PACED, STREAM
 
+pytestmark = pytest.mark.real  # servers and processes of its own, for long
+
 
 def words(chunks: list[Any]) -> str:
     """The text of a stream."""

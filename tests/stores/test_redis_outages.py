@@ -20,6 +20,8 @@ from asgi_llm_gateway.stores.redis import RedisLedger
 from .redis_parts import ACME, BookArchive, drained, held, hold, record, spend, until
 from .redis_servers import RedisServer, binaries, redis_server
 
+pytestmark = pytest.mark.real  # servers and processes of its own, for long
+
 PATIENCE = 0.5
 SLACK = 0.4
 """Seconds that a busy machine may add."""
