@@ -56,7 +56,7 @@ test-real: $(VENV)/.real
 	@command -v promtool >/dev/null || $(MAKE) --no-print-directory apt-prometheus
 	@command -v chromium >/dev/null || $(MAKE) --no-print-directory apt-chromium
 	@command -v turnserver >/dev/null || $(MAKE) --no-print-directory apt-coturn
-	$(BIN)/python -m pytest -m real -n 3 --dist loadfile
+	$(BIN)/python -m pytest -m real
 
 prove: $(VENV)/.dev
 	$(BIN)/python -m tests.prove --seconds 60
