@@ -18,7 +18,7 @@ from ..records import Usage
 from ..usage import WHOLE_PARSE
 from ..wire import LLMRequest
 from ._anthropic_usage import Tally, counts
-from .base import Answer, UpstreamRequest, error_status, failure
+from .base import Answer, FailedAnswer, UpstreamRequest, error_status, failure
 
 
 def native_answer(name: str, body: bytes, failed_with: Callable[[bytes], GatewayError]) -> Answer:
@@ -29,7 +29,7 @@ def native_answer(name: str, body: bytes, failed_with: Callable[[bytes], Gateway
         body: What it sent with a 200.
         failed_with: What an error inside a 200 is called towards the client.
 
-    Raises UpstreamError for what is no message, and what ``failed_with`` makes of an error.
+    Raises UpstreamError for what is no message, FailedAnswer with what ``failed_with`` makes of an error.
     """
     usage = _usage_at_end(body)
     if usage is not None and body.find(b'"error"') < 0 and body.find(b'"content"') >= 0:
@@ -41,7 +41,7 @@ def native_answer(name: str, body: bytes, failed_with: Callable[[bytes], Gateway
     except orjson.JSONDecodeError:
         raise UpstreamError(f"The provider '{name}' sent what is not JSON.") from None
     if type(told) is dict and (told.get("type") == "error" or (told.get("error") and "content" not in told)):
-        raise failed_with(body)
+        raise FailedAnswer(failed_with(body), counts(told.get("usage")))
     if type(told) is not dict or type(told.get("content")) is not list:
         raise UpstreamError(f"The provider '{name}' sent JSON that is no answer.")
     return Answer(body, counts(told.get("usage")))

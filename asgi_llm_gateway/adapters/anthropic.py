@@ -27,6 +27,7 @@ from ._native_messages import MessagesStream, native_answer
 from .base import (
     Answer,
     Endpoint,
+    FailedAnswer,
     StreamDecoder,
     Unsupported,
     UpstreamRequest,
@@ -136,7 +137,7 @@ class AnthropicAdapter:
         except (ValueError, RecursionError):
             raise UpstreamError(f"The provider '{self.name}' sent what is not JSON.") from None
         if type(told) is dict and told.get("type") == "error":
-            raise self._failed(body)
+            raise FailedAnswer(self._failed(body), None)
         if type(told) is not dict or type(told.get("content")) is not list:
             raise UpstreamError(f"The provider '{self.name}' sent JSON that is no answer.")
         try:

@@ -9,7 +9,6 @@ from starlette.responses import Response, StreamingResponse
 
 from ..errors import BadRequest
 from ..stores.base import CallLog, Page
-from .access import refuse_tenant
 from .answers import RecordsAnswer, record_answer, stats_answer
 from .export import HEAD, csv_of
 from .models import MAX_PAGE, RecordsQuery, StatsQuery
@@ -19,13 +18,7 @@ from .visit import Visit, reply
 async def stats(visit: Visit) -> Response:
     """Sums over calls of a tenant or of all; a tenant's own key gets its own."""
     wanted = visit.query(StatsQuery)
-    tenant_id = wanted.tenant
-    if visit.caller.tenant is not None:
-        if tenant_id not in (None, visit.caller.tenant):
-            raise refuse_tenant()
-        tenant_id = visit.caller.tenant
-    elif tenant_id is not None:
-        await visit.known(tenant_id)
+    tenant_id = await visit.whose(wanted.tenant)
     found = await (await visit.log()).stats(tenant=tenant_id, since=wanted.since)
     return reply(stats_answer(found, tenant_id, wanted.since))
 

@@ -7,7 +7,6 @@ import re
 from starlette.responses import Response
 
 from ..errors import BadRequest, NotFound
-from .access import refuse_tenant
 from .trace_models import TraceCallsAnswer, TracesAnswer, TracesQuery, trace_answer, trace_steps
 from .visit import Visit, reply
 
@@ -21,11 +20,7 @@ async def list_traces(visit: Visit) -> Response:
     Calls that nobody's key was shown for have no tenant: admins alone see them.
     """
     wanted = visit.query(TracesQuery)
-    tenant_id = wanted.tenant
-    if visit.caller.tenant is not None:
-        if tenant_id not in (None, visit.caller.tenant):
-            raise refuse_tenant()
-        tenant_id = visit.caller.tenant
+    tenant_id = visit.own_or(wanted.tenant)
     store = await visit.traces()
     try:
         page = await store.recent(wanted.for_store(tenant_id))

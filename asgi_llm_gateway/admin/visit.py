@@ -16,7 +16,7 @@ from ..periods import window_of
 from ..records import Tenant
 from ..stores.base import CallLog, Ledger, TenantStore
 from ..traces.base import TraceStore
-from .access import Caller
+from .access import Caller, refuse_tenant
 from .answers import TenantAnswer, as_json, tenant_answer
 from .models import MAX_BODY, read, read_query
 
@@ -65,6 +65,20 @@ class Visit:
             log = await self.log()
             if not (await log.stats(tenant=tenant_id)).requests and not await log.adjustments(tenant_id, limit=1):
                 raise _no_tenant(tenant_id)
+
+    def own_or(self, asked: str | None) -> str | None:
+        """Whose calls are shown: a tenant's own key sees its own, an admin those asked for. Raises Forbidden."""
+        own = self.caller.tenant
+        if own is not None and asked not in (None, own):
+            raise refuse_tenant()
+        return own or asked
+
+    async def whose(self, asked: str | None) -> str | None:
+        """The same, of a tenant that is or was there. Raises NotFound, Forbidden."""
+        tenant_id = self.own_or(asked)
+        if tenant_id is not None and self.caller.tenant is None:
+            await self.known(tenant_id)
+        return tenant_id
 
     async def standing(self, tenant: Tenant) -> TenantAnswer:
         """A tenant, and where its money stands now."""

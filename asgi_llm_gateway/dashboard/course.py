@@ -6,7 +6,6 @@ import math
 
 from starlette.responses import Response
 
-from ..admin.access import refuse_tenant
 from ..admin.visit import Visit, reply
 from .models import CourseAnswer, CoursePoint, CourseQuery
 from .overview import span, step_of
@@ -18,13 +17,7 @@ NAMES = 5
 async def course(visit: Visit) -> Response:
     """The dearest models or tenants one by one, all others together; on the grid of the overview of that time."""
     wanted = visit.query(CourseQuery)
-    tenant_id = wanted.tenant
-    if visit.caller.tenant is not None:
-        if tenant_id not in (None, visit.caller.tenant):
-            raise refuse_tenant()
-        tenant_id = visit.caller.tenant
-    elif tenant_id is not None:
-        await visit.known(tenant_id)
+    tenant_id = await visit.whose(wanted.tenant)
     since, until = span(wanted, visit.now)
     step = step_of(until - since)
     log = await visit.log()

@@ -13,7 +13,6 @@ from typing import Any
 
 from starlette.responses import Response
 
-from ..admin.access import refuse_tenant
 from ..admin.visit import Visit, reply
 from ..errors import BadRequest
 from ..records import Stats, Tenant
@@ -45,13 +44,7 @@ _NO_SUMS = Sums()
 async def overview(visit: Visit) -> Response:
     """Sums over the calls of a time: in all, over time, by model and by tenant; and budgets as they stand now."""
     wanted = visit.query(OverviewQuery)
-    tenant_id = wanted.tenant
-    if visit.caller.tenant is not None:
-        if tenant_id not in (None, visit.caller.tenant):
-            raise refuse_tenant()
-        tenant_id = visit.caller.tenant
-    elif tenant_id is not None:
-        await visit.known(tenant_id)
+    tenant_id = await visit.whose(wanted.tenant)
     since, until = span(wanted, visit.now)
     step = step_of(until - since)
     log, traces = await visit.log(), await visit.traces()

@@ -16,9 +16,9 @@ from ..traces.base import (
     Sums,
     TraceQuery,
     What,
-    place_of,
     rank,
 )
+from .cursors import place_of
 from .tables import TRACES
 
 NOTHING = Sums()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import math
-import struct
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,27 +14,8 @@ from ..errors import StoreError
 from ..records import Adjustment, CallRecord, Stats, Usage
 from ._database import engine
 from .base import Course, Page, Spend
+from .cursors import cursor_of, place_of
 from .tables import ADJUSTMENTS, RECORDS, SUMS
-
-_PLACE = struct.Struct(">dq")
-"""A place in the order of a tenant's records: ``started`` and ``seq``, exactly."""
-
-
-def cursor_of(started: float, seq: int) -> str:
-    """The cursor of the page that begins behind a record."""
-    return base64.urlsafe_b64encode(_PLACE.pack(started, seq)).rstrip(b"=").decode()
-
-
-def place_of(cursor: str) -> tuple[float, int]:
-    """The record that a cursor was made of. Raises ValueError for what is no cursor of ours."""
-    try:
-        data = base64.b64decode(cursor.encode("ascii") + b"==", altchars=b"-_", validate=True)
-        started, seq = _PLACE.unpack(data)
-    except (ValueError, struct.error):
-        raise ValueError("no cursor of this list") from None
-    if not math.isfinite(started) or seq < 1 or cursor_of(started, seq) != cursor:
-        raise ValueError("no cursor of this list")
-    return started, seq
 
 
 def _record(row: Any) -> CallRecord:

@@ -17,10 +17,11 @@ from .._closing import on_close
 from .._perloop import PerLoop
 from ..errors import StoreError
 from ..records import TraceRecord
-from ..traces.base import Bucket, Group, Spread, Trace, TracePage, TraceQuery, What, buckets_of, cursor_of
+from ..traces.base import Bucket, Group, Spread, Trace, TracePage, TraceQuery, What, buckets_of
 from ..traces.writer import GRACE, Rows, TraceWriter
 from ._database import engine, sqlite_path
 from ._traces_rows import trace_from
+from .cursors import cursor_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -149,7 +150,7 @@ class SQLTraces:
         page = [trace_from(row) for row in await self._read(queries.page(wanted))]
         more = len(page) > limit
         page = page[:limit]
-        return TracePage(page, cursor_of(page[-1]) if more else None)
+        return TracePage(page, cursor_of(page[-1].started, page[-1].seq) if more else None)
 
     async def find(self, id: str, *, tenant: str | None = None) -> Sequence[Trace]:
         """See TraceStore."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -202,27 +200,6 @@ class TraceStore(Protocol):
         ...
 
 
-_PLACE = struct.Struct(">dq")
-"""A place in the order of traces: ``started`` and ``seq``, exactly."""
-
-
-def cursor_of(trace: Trace) -> str:
-    """The cursor of the page that begins behind a trace."""
-    return base64.urlsafe_b64encode(_PLACE.pack(trace.started, trace.seq)).rstrip(b"=").decode()
-
-
-def place_of(cursor: str) -> tuple[float, int]:
-    """The place that a cursor was made of. Raises ValueError for what is no cursor of ours."""
-    try:
-        data = base64.b64decode(cursor.encode("ascii") + b"==", altchars=b"-_", validate=True)
-        started, seq = _PLACE.unpack(data)
-    except (ValueError, struct.error):
-        raise ValueError("no cursor of this list") from None
-    if not math.isfinite(started) or seq < 1 or base64.urlsafe_b64encode(data).rstrip(b"=").decode() != cursor:
-        raise ValueError("no cursor of this list")
-    return started, seq
-
-
 CLIENT_LEFT = ("ClientGone", "CancelledError")
 """The errors of a call whose client did not wait for its end."""
 
@@ -251,6 +228,6 @@ def buckets_of(since: float, until: float, step: float) -> int:
 
 __all__ = [
     "ANY_ERROR", "CLIENT_LEFT", "MOST_BUCKETS", "MOST_GROUPS", "MOST_OF_A_TRACE", "Bucket", "Group", "Spread", "Step",
-    "Sums", "Trace", "TracePage", "TraceQuery", "TraceSink", "TraceStore", "What", "buckets_of", "cursor_of", "is_error",
-    "place_of", "rank",
+    "Sums", "Trace", "TracePage", "TraceQuery", "TraceSink", "TraceStore", "What", "buckets_of", "is_error",
+    "rank",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..records import TraceRecord
+from ..stores.cursors import cursor_of, place_of
 from ..tracelog import TraceLog, unpacked
 from .base import (
     ANY_ERROR,
@@ -21,9 +22,7 @@ from .base import (
     TraceQuery,
     What,
     buckets_of,
-    cursor_of,
     is_error,
-    place_of,
     rank,
 )
 from .steps import trace_of
@@ -119,7 +118,7 @@ class MemoryTraces:
             wanted = [trace for trace in wanted if _place(trace) < place]
         limit = max(1, query.limit)
         page = wanted[:limit]
-        return TracePage(page, cursor_of(page[-1]) if len(wanted) > limit else None)
+        return TracePage(page, cursor_of(page[-1].started, page[-1].seq) if len(wanted) > limit else None)
 
 
 def _place(trace: Trace) -> tuple[float, int]:

@@ -15,7 +15,8 @@ from asgi_llm_gateway.errors import StoreError
 from asgi_llm_gateway.records import Adjustment, CallRecord, Stats, Usage
 from asgi_llm_gateway.stores import _database, migrate
 from asgi_llm_gateway.stores.base import CallLog
-from asgi_llm_gateway.stores.calllog import SQLCallLog, cursor_of, place_of, records_query
+from asgi_llm_gateway.stores.calllog import SQLCallLog, records_query
+from asgi_llm_gateway.stores.cursors import cursor_of, place_of
 from asgi_llm_gateway.stores.tables import ADJUSTMENTS, RECORDS, SUMS
 
 FULL = CallRecord(
