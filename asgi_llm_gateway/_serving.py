@@ -50,7 +50,7 @@ async def serve(app: ASGIApp, exchange: Exchange, scope: Scope, receive: Receive
     token = _serving.set(served)
     try:
         await app(scope, receive, send)
-    except Exception as error:
+    except Exception as error:  # only marked as theirs, and raised on
         theirs(error)
         raise
     finally:

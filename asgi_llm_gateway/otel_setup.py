@@ -102,7 +102,7 @@ async def _leave() -> None:
 def _quietly(shutdown: Callable[[], Any]) -> None:
     try:
         shutdown()
-    except Exception as error:
+    except Exception as error:  # an exporter's own: nothing is to keep the process from its end
         log.warning("OpenTelemetry: could not be shut down (%s)", type(error).__name__)
 
 

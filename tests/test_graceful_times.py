@@ -132,7 +132,7 @@ def test_a_second_signal_ends_the_grace(tmp_path: Path) -> None:
             thread, found = asked(server, stream=True)
             until(lambda: slow.sent > 3)
             server.process.send_signal(signal.SIGTERM)
-            time.sleep(1.2)
+            time.sleep(1.2)  # the same signal within a second is the same wish
             assert server.process.poll() is None
             server.process.send_signal(signal.SIGTERM)
             ended(server, 10)

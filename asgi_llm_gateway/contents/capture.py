@@ -139,7 +139,7 @@ class ContentCapture:
                 content.said[OUTPUT] = said
             content.truncated = content.truncated or answer.cut
             content.said = self._fitted(self._redacted(content.said), limit, content)
-        except Exception as error:
+        except Exception as error:  # hostile shapes, or a hook: the content is left out and the call goes on
             self.failed(error)
             return Content()
         return content
@@ -157,7 +157,7 @@ class ContentCapture:
                 kept = self._redact(name, messages)
                 if kept is not None and type(kept) is not list:
                     raise TypeError
-            except Exception as error:
+            except Exception as error:  # the operator's hook may raise anything: fail closed
                 self._warn(f"redact= failed ({type(error).__name__}): the content of such calls is left out")
                 return {}
             if kept:

@@ -40,7 +40,7 @@ class Socket:
         """Raises Gone."""
         try:
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
-        except Exception as error:
+        except Exception as error:  # servers each have their own for a client that left
             raise Gone from error
 
 

@@ -141,7 +141,7 @@ class LLMMiddleware:
             await send_error(send, refusal, exchange.route.envelope)
         except ClientGone:
             exchange.gone = True
-        except Exception as error:
+        except Exception as error:  # a fault nobody foresaw: answered and logged without its words
             await recover(exchange, error, send, entry=here is not None)
         finally:
             if here is not None:

@@ -103,7 +103,7 @@ class ProxyApp:
                 await send_error(send, error, exchange.route.envelope)
             except ClientGone:
                 exchange.gone = True
-            except Exception as error:
+            except Exception as error:  # a fault nobody foresaw: answered and logged without its words
                 await recover(exchange, error, send, entry=True)
             finally:
                 if alone is not None:

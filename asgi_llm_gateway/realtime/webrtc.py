@@ -150,7 +150,7 @@ class Lane:
         except asyncio.CancelledError:
             if not answered.done():
                 answered.set_exception(Unavailable("The gateway is shutting down.", code="shutting_down"))
-        except Exception as error:
+        except Exception as error:  # told to the one that waits for the answer, or logged
             if answered.done():
                 log.error("a WebRTC session failed: %s", type(error).__name__)
             else:

@@ -69,7 +69,7 @@ class Lane:
                     if connection is None or connection.is_closed():
                         connection = self._connection = await self._open()
                     return await work(connection)
-            except BaseException as error:
+            except BaseException as error:  # cancelled, too
                 # Whatever it was, a transaction may be open there, or an answer be on its way.
                 self.drop()
                 if isinstance(error, (TimeoutError, asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError)):

@@ -119,7 +119,7 @@ class SQLiteFile:
         """
         try:
             done = self._in_turn(lambda db: self._within(db, lambda: work(db)))
-        except Exception as error:
+        except Exception as error:  # the driver's and the file system's are told as the store's; all others go on
             if isinstance(error, StoreError | OSError | Closing) or type(error) in _FILE_FAULTS:
                 raise self._told(error) from error
             raise

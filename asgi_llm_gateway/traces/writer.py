@@ -233,14 +233,14 @@ class TraceWriter:
             return
         except StoreError:
             raise
-        except Exception as error:
+        except Exception as error:  # one row that no store takes must not keep back the others
             fault = error
         while batch:  # what can't be kept is left out, and not what came with it
             try:
                 rows.write(batch[:1])
             except StoreError:
                 raise
-            except Exception as error:
+            except Exception as error:  # this is the one
                 fault = error
                 self._lose()
                 self._told += 1  # here
