@@ -17,6 +17,7 @@ import pytest
 
 from asgi_llm_gateway.stores.migrate import upgrade
 
+from ..metrics_parts import samples
 from ..servers import Reply, Server, environment, fetch, running, shown
 from .desk import ADMIN_KEY
 
@@ -178,11 +179,12 @@ def leave(url: str, key: str, body: dict[str, Any]) -> None:
 def test_dashboard_stats_and_records_are_one_sum_after_a_mixed_load(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Over both workers, to the last nano-USD; what was not booked is counted as what it was."""
+    """Metrics, too. Over both workers, to the last nano-USD; what was not booked is counted as what it was."""
     more = {}
     if kind == "postgresql":
         more["DATABASE_URL"] = request.getfixturevalue("postgres_url")
         upgrade(more["DATABASE_URL"])
+    more["PROMETHEUS_MULTIPROC_DIR"] = str(tmp_path / "metrics")
     with serve(tmp_path, ENABLE_RATE_LIMIT="false", **more) as server:
         load(server.url)
         admin = Browser(server.url, ADMIN_KEY)
@@ -199,6 +201,9 @@ def test_dashboard_stats_and_records_are_one_sum_after_a_mixed_load(
             assert sum(row["cost_usd"] for row in rows) == totals["cost_usd"]
         (team,) = [row for row in found["budgets"] if row["tenant"] == "team"]
         assert (team["spent_usd"], team["held_usd"]) == (totals["cost_usd"], 0)
+        counted = {name: summed(server.url, name) for name in ("llm_cost_total", "llm_tokens_total")}
+        assert abs(counted["llm_cost_total"] - totals["cost_usd"]) < Decimal("1e-9")
+        assert counted["llm_tokens_total"] == totals["tokens_in"] + totals["tokens_out"]
         assert totals["calls"] == len(admin.read("traces?limit=1000")["data"]) == 34
         assert totals["refused"] >= 10  # no money, nobody's key, no such model, no messages
         assert totals["errors"] > 0
@@ -210,6 +215,12 @@ def test_dashboard_stats_and_records_are_one_sum_after_a_mixed_load(
         assert own["calls"] < totals["calls"]
         assert tenant.read("stats")["cost_total_usd"] == own["cost_usd"]
         assert "Traceback" not in server.err
+
+
+def summed(url: str, name: str) -> Decimal:
+    """A counter over all its labels and both workers."""
+    page = fetch(f"{url}/metrics", key=ADMIN_KEY).body.decode()
+    return sum((Decimal(str(value)) for value in samples(page)[name].values()), Decimal(0))
 
 
 def settled(admin: Browser) -> Any:

@@ -335,7 +335,7 @@ async def test_a_lapse_may_release_instead(backend: Backend) -> None:
 async def test_a_lapsed_hold_is_forgotten_in_the_end(backend: Backend) -> None:
     """A settle that comes a week late finds nothing, and the charge stands."""
     if backend.name == "redis":
-        pytest.skip("Redis forgets it by its own clock (KEEP_ENDED), which no test can set forward")
+        pytest.skip("Redis forgets it by its own clock , which no test can set forward")
     ledger = await backend.opened()
     hold = await taken(ledger, "old")
     await ledger.sweep(1000.0 + TTL)
