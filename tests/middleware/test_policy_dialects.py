@@ -14,7 +14,7 @@ from asgi_llm_gateway.proxy.routing import Router
 
 from ..caching import PATHS, TEXTS, Counting, asking, text_of, text_of_stream
 from ..conversation import ask
-from .test_policy import Rules, always
+from .policy_parts import Rules, always
 
 CASES = [(dialect, stream) for dialect in TEXTS for stream in (False, True)] + [("embeddings", False)]
 # What the output limit is called, by dialect; the last is what is set where the client named none.

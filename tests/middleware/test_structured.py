@@ -1,4 +1,4 @@
-"""Answers that match their schema, in front of an app that is not ours: whole answers."""
+"""Answers that match their schema, in front of an app that is not ours: whole answers, valid and invalid."""
 
 from __future__ import annotations
 
@@ -10,23 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asgi_llm_gateway.exchange import KEY
 from asgi_llm_gateway.middleware.structured import StructuredOutputMiddleware
-from asgi_llm_gateway.structured.limits import Limits
 
-from ..conversation import JSON, Answer, ask, call, get
+from ..conversation import ask, call
 from ..structured import BAD, DIALECTS, GOOD, PATHS, PERSON, Model, asking, calling, saying, text_of, tooling
 from ..structured.engines import engine
+from .structured_parts import MARK, told
 
 __all__ = ["engine"]
 pytestmark = pytest.mark.usefixtures("engine")  # all of it with each engine
-MARK = "x-llm-structured"
-
-
-async def told(model: Model, dialect: str, body: Any = None, **more: Any) -> Answer:
-    """The answer of a model with the middleware round it."""
-    layer = StructuredOutputMiddleware(model, **more)
-    return await ask(layer, asking(dialect) if body is None else body, PATHS[dialect])
 
 
 # -- valid -------------------------------------------------------------------------------------------------------------
@@ -214,205 +206,8 @@ async def test_what_can_be_mended_is_mended_without_asking_again(dialect: str, t
     assert answer.headers["content-length"] == str(len(answer.body))
 
 
-# -- providers without support -----------------------------------------------------------------------------------------
-
-
-def no_word(dialect: str) -> tuple[int, Any]:
-    """A provider's refusal of the field."""
-    field = {"chat": "response_format", "responses": "text.format", "messages": "output_config"}[dialect]
-    return 400, {"error": {"message": f"Unrecognized: {field}", "type": "invalid_request_error", "param": field}}
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-async def test_a_provider_without_support_is_asked_in_words(dialect: str) -> None:
-    """The field is taken out, and the schema is told in the instructions."""
-    model = Model(no_word(dialect), saying(dialect, GOOD))
-    answer = await told(model, dialect)
-    assert (answer.status, answer.headers[MARK]) == (200, "instructed")
-    second = model.asked[1]
-    assert not {"response_format", "text", "output_config"} & second.keys()
-    where = {"chat": "messages", "responses": "instructions", "messages": "system"}[dialect]
-    assert "additionalProperties" in json.dumps(second[where])
-    never = Model(saying(dialect, GOOD))
-    assert (await told(never, dialect, native="never")).headers[MARK] == "instructed"
-    assert never.asked == [second]
-
-
-async def test_an_instruction_joins_the_instructions_there_are() -> None:
-    """Many chat templates take one system message, and only as the first."""
-    first = {"role": "system", "content": "Be brief."}
-    model = Model(saying("chat", GOOD))
-    await told(
-        model, "chat", {**asking("chat"), "messages": [first, {"role": "user", "content": "Who?"}]}, native="never"
-    )
-    roles = [one["role"] for one in model.asked[0]["messages"]]
-    assert roles == ["system", "user"]
-    assert model.asked[0]["messages"][0]["content"].startswith("Be brief.\n\n")
-
-
-async def test_where_the_provider_is_trusted_its_refusal_is_the_answer() -> None:
-    """Unchanged, as every refusal is that has another reason."""
-    model = Model(no_word("chat"))
-    answer = await told(model, "chat", native="trust")
-    assert (answer.status, answer.error["param"], len(model.asked)) == (400, "response_format", 1)
-    limited = Model((429, {"error": {"message": "slow down"}}))
-    answer = await told(limited, "chat")
-    assert (answer.status, answer.error["message"], len(limited.asked)) == (429, "slow down", 1)
-
-
-async def test_a_refused_second_call_leaves_the_first_answers_refusal() -> None:
-    """The client is told of its answer, and why there was no second."""
-    model = Model(saying("chat", BAD), (503, {"error": {"message": "gone"}}))
-    answer = await told(model, "chat")
-    assert answer.status == 422
-    assert "It could not be asked for again: the second call ended in 503." in answer.error["message"]
-
-
-# -- answers that can't be read ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"no json", b"[]", b"7", {"choices": 7}, {"choices": []}, {"choices": [7]}, {"choices": [{"message": 7}]},
-     {"choices": [{"message": {"content": [1]}}]}, {"choices": [{"message": {"content": 7}}]}],
-)  # fmt: skip
-async def test_what_is_no_answer_is_a_bad_gateway(content: Any) -> None:
-    """It is the app's fault, and nothing unvalidated passes."""
-    answer = await told(Model((200, content)), "chat")
-    assert (answer.status, answer.error["code"]) == (502, "upstream_protocol")
-
-
-async def test_an_answer_too_long_to_hold_is_a_bad_gateway() -> None:
-    """The memory of a call is bounded."""
-    answer = await told(Model(saying("chat", GOOD)), "chat", limits=Limits(answer_bytes=100))
-    assert (answer.status, answer.error["code"]) == (502, "structured_output_too_long")
-
-
-async def test_the_app_is_asked_not_to_compress() -> None:
-    """One that does all the same is not believed."""
-    packed = Model(saying("chat", GOOD), headers=[(b"content-encoding", b"gzip")])
-    layer = StructuredOutputMiddleware(packed)
-    answer = await ask(layer, asking("chat"), headers=(JSON, (b"accept-encoding", b"gzip")),
-                       extensions={"http.response.pathsend": {}, "tls": {}})  # fmt: skip
-    assert answer.status == 502
-    (scope,) = packed.scopes
-    assert [name for name, _ in scope["headers"]] == [b"content-type"]
-    assert list(scope["extensions"]) == ["tls"]
-
-
-async def test_an_app_that_breaks_off_is_a_bad_gateway() -> None:
-    """Half an answer is none."""
-
-    async def half(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [JSON]})
-        await send({"type": "http.response.body", "body": b'{"choices"', "more_body": True})
-
-    answer = await ask(StructuredOutputMiddleware(half), asking("chat"))
-    assert (answer.status, answer.error["code"]) == (502, "upstream_cut")
-
-
-async def test_an_app_that_fails_fails_through() -> None:
-    """Its exception is the host's to answer."""
-
-    async def broken(scope: Any, receive: Any, send: Any) -> None:
-        raise RuntimeError("boom")
-
-    with pytest.raises(RuntimeError, match="boom"):
-        await ask(StructuredOutputMiddleware(broken), asking("chat"))
-
-
-# -- requests ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("dialect", "change", "param"),
-    [
-        ("chat", {"response_format": 7}, "response_format"),
-        ("chat", {"response_format": {}}, "response_format.type"),
-        ("chat", {"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
-        ("chat", {"response_format": {"type": "json_schema", "json_schema": 7}}, "response_format.json_schema"),
-        ("responses", {"text": 7}, "text"),
-        ("responses", {"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
-        ("responses", {"background": True}, "background"),
-        (
-            "messages",
-            {"output_config": {"format": {"type": "json_schema", "schema": []}}},
-            "output_config.format.schema",
-        ),
-    ],
-)
-async def test_a_malformed_format_is_refused_by_its_place(dialect: str, change: dict[str, Any], param: str) -> None:
-    """Before anything is asked."""
-    model = Model(saying(dialect, GOOD))
-    answer = await told(model, dialect, {**asking(dialect), **change})
-    assert (answer.status, model.asked) == (400, [])
-    assert param in answer.json()["error"]["message"]
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-async def test_a_bad_schema_is_refused_before_anything_is_asked(dialect: str) -> None:
-    """Its place is named as the client wrote it."""
-    schema = {"type": "object", "properties": {"a": {"$ref": "http://169.254.169.254/latest"}}}
-    model = Model(saying(dialect, GOOD))
-    answer = await told(model, dialect, asking(dialect, schema))
-    tool = await told(model, dialect, tooling(dialect, schema))
-    assert (answer.status, tool.status, model.asked) == (400, 400, [])
-    assert "schema.properties.a.$ref" in answer.json()["error"]["message"]
-    assert ".properties.a.$ref" in tool.json()["error"]["message"]
-
-
-async def test_formats_it_does_not_know_pass() -> None:
-    """A grammar, or plain text, is between the client and the provider."""
-    for kind in ("text", "grammar"):
-        body = {**asking("chat"), "response_format": {"type": kind}}
-        assert (await told(Model(saying("chat", "free")), "chat", body)).status == 200
-
-
-@pytest.mark.parametrize(
-    "setting", [{"native": "maybe"}, {"streams": "drop"}, {"retries": 4}, {"retries": -1}, {"truncated": "guess"}]
-)
-def test_a_wrong_setting_is_named(setting: dict[str, Any]) -> None:
-    """When the stack is made."""
-    with pytest.raises(ValueError, match=next(iter(setting))):
-        StructuredOutputMiddleware(Model(saying("chat", GOOD)), **setting)
-
-
-async def test_twice_with_equal_settings_it_does_its_work_once() -> None:
-    """As every layer."""
-    model = Model(saying("chat", BAD))
-    layer = StructuredOutputMiddleware(StructuredOutputMiddleware(model))
-    assert (await ask(layer, asking("chat"))).status == 422
-    assert len(model.asked) == 2
-
-
-async def test_its_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where none are given."""
-    monkeypatch.setenv("STRUCTURED_RETRIES", "0")
-    model = Model(saying("chat", BAD))
-    assert (await told(model, "chat")).status == 422
-    assert len(model.asked) == 1
-
-
-async def test_the_exchange_is_shared_with_the_app() -> None:
-    """A second pass is the same call."""
-    model = Model(saying("chat", BAD), saying("chat", GOOD))
-    await told(model, "chat")
-    assert model.scopes[0][KEY] is model.scopes[1][KEY]
-    lengths = [dict(scope["headers"]).get(b"content-length") for scope in model.scopes]
-    assert lengths[1] is not None
-    assert int(lengths[1]) > 0
-    assert (await get(StructuredOutputMiddleware(Gone()), "/v1/models")).status == 204
-
-
-class Gone:
-    """An app that has nothing to say."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-
 # -- the promise -------------------------------------------------------------------------------------------------------
+
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 200) | st.text(max_size=5),

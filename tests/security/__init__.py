@@ -10,13 +10,13 @@ A02  another spelling of a path, mounts
      test_wire_paths.py::test_no_misspelling_of_a_metered_path_is_open
      frameworks/test_matrix.py::test_a_slash_that_the_client_wrote_is_another_path
 A03  keys twice, folded, too long, no text
-     middleware/test_tenant.py::test_what_can_be_no_key_never_reaches_the_store
-     middleware/test_tenant.py::test_two_keys_that_disagree_are_400
+     middleware/test_tenant_keys.py::test_what_can_be_no_key_never_reaches_the_store
+     middleware/test_tenant_keys.py::test_two_keys_that_disagree_are_400
 A04  internal headers sent by a client
      proxy/test_app_headers_and_bodies.py::test_the_clients_headers_stay_here
      middleware/test_tenant_damping.py::test_the_wrong_keys_of_one_source_delay_no_other
 A05  injection by a key, keys that begin alike
-     middleware/test_tenant.py::test_a_wrong_key_is_401_from_the_sql_store_too
+     middleware/test_tenant_keys.py::test_a_wrong_key_is_401_from_the_sql_store_too
 A06  timing of near misses
      middleware/test_tenant_damping.py::test_an_unknown_a_revoked_and_an_expired_key_are_refused_by_the_same_steps
      middleware/test_tenant_damping.py::test_a_near_miss_is_refused_by_the_same_steps
@@ -28,16 +28,16 @@ A08  the admin API without, and with the wrong key
      admin/test_access.py::test_a_tenants_key_reads_its_own_and_nothing_else
      admin/test_access.py::test_without_its_setting_the_api_is_open_to_stored_admin_keys_only
 A09  fields that are not the caller's to set
-     admin/test_app.py::test_no_other_field_can_be_set
-     admin/test_app.py::test_no_other_field_of_a_key_can_be_set
+     admin/test_app_tenants.py::test_no_other_field_can_be_set
+     admin/test_app_keys.py::test_no_other_field_of_a_key_can_be_set
      admin/test_tenants.py::test_what_is_not_the_clients_to_set_is_refused_by_name
 A10  twins of a tenant's id
-     admin/test_app.py::test_an_id_that_is_none_is_refused
+     admin/test_app_tenants.py::test_an_id_that_is_none_is_refused
      middleware/test_tenant.py::test_a_tenant_that_a_key_may_not_name_is_403_existing_or_not
      stores/test_redis_ledger.py::test_a_tenant_cannot_leave_its_slot
 A11  a revoked key that lives on
-     middleware/test_tenant.py::test_look_ups_are_remembered_briefly
-     admin/test_app.py::test_both_keys_work_while_one_is_rotated
+     middleware/test_tenant_store.py::test_look_ups_are_remembered_briefly
+     admin/test_app_keys.py::test_both_keys_work_while_one_is_rotated
 A12  N first calls at once
      stores/test_ledger.py::test_calls_at_once_never_pass_the_limit
      stores/test_sqlite_processes.py::test_two_processes_share_one_budget_exactly
@@ -85,7 +85,7 @@ A23  another tenant's cached answer
 A24  identities that mix
      proxy/test_upstream.py::test_answers_never_mix
      metering/test_context.py::test_the_context_is_reset_in_the_servers_task
-     middleware/test_base.py::test_one_instance_serves_two_event_loops_in_threads
+     middleware/test_base_stack.py::test_one_instance_serves_two_event_loops_in_threads
 A25  a body, query or header that leads elsewhere
      test_wire_refused.py::test_fields_that_route_money_or_trust_are_refused
 A26  redirects and URLs into the network
@@ -103,7 +103,7 @@ A29  references out of a schema
      structured/test_compiled.py::test_dynamic_references_are_refused
      structured/test_compiled.py::test_names_in_the_world_outside_mean_nothing
 A30  packed bodies
-     test_exchange.py::test_a_type_or_encoding_that_cannot_be_read_is_refused_unread
+     test_exchange_body.py::test_a_type_or_encoding_that_cannot_be_read_is_refused_unread
 A31  bodies and heads without end
      middleware/test_security_limits.py::test_a_body_that_does_not_arrive_in_time_is_refused
      middleware/test_security_limits.py::test_a_hundred_thousand_headers_are_refused_unread
@@ -134,8 +134,8 @@ A38  circles, retry storms
      proxy/test_relay.py::test_a_call_makes_no_more_than_sixteen_attempts
      proxy/test_failures.py::test_whatever_stands_there_is_a_time_or_none
 A39  herds
-     middleware/test_tenant.py::test_look_ups_are_asked_once_however_many_wait
-     middleware/test_policy.py::test_calls_that_ask_the_same_ask_once
+     middleware/test_tenant_store.py::test_look_ups_are_asked_once_however_many_wait
+     middleware/test_policy_memory.py::test_calls_that_ask_the_same_ask_once
      middleware/test_cache_flight.py::test_fifty_at_once_are_one_call
 A40  forms
      test_multipart.py::test_a_form_without_a_sound_boundary_is_refused

@@ -21,7 +21,7 @@ from asgi_llm_gateway.stores.traces import SQLTraces
 from asgi_llm_gateway.traces.base import TraceQuery
 from asgi_llm_gateway.traces.writer import FULL
 
-from ..stores.test_postgres_ledger import Proxy
+from ..stores.postgres_parts import Proxy
 from .conftest import Shelf
 from .parts import NOON, record, walk
 
